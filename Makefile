@@ -1,0 +1,64 @@
+# `make demo` and `make test` are all that a fresh machine needs: python3 (with venv), make and git.
+# Everything is installed into .venv, with the versions of constraints.txt. On a machine that wants another torch:
+#   make demo TORCH='torch==2.13.0+cpu'        (any pip requirement; give the same one to every later make)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+PYTEST_ARGS ?=
+
+python := $(VENV)/bin/python
+# Two workers with one thread each: small matrices gain nothing from more threads.
+pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n 2 --dist worksteal
+# The stamp's name follows the torch that was asked for and the folder, so that either change installs again.
+stamp := $(VENV)/installed-$(shell printf '%s|%s' "$(TORCH)" "$(CURDIR)" | cksum | cut -d ' ' -f 1)
+
+.PHONY: help venv demo test test-all check bench clean
+
+help:
+	@echo 'make demo      install into $(VENV), find a 4x4 ground state, compare with the exact one'
+	@echo 'make test      the tests (some minutes)'
+	@echo 'make test-all  the slow ones too'
+	@echo 'make check     ruff, mypy, import layers'
+	@echo 'make bench     every script of benchmarks/'
+	@echo 'make clean     remove $(VENV) and everything that was built (runs/ stays)'
+
+venv: $(stamp)
+
+$(stamp): setup.cfg constraints.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: there is no $(PYTHON); install Python 3.10 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo "make: qsr needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "make: $(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo 'Installing qsr and the versions of constraints.txt into $(VENV) (a minute or more, once) ...'
+	@$(python) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@rm -f $(VENV)/installed-*
+	@if [ -n "$(TORCH)" ]; then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi > $(VENV)/constraints.txt
+	@$(python) -m pip install -qq --disable-pip-version-check -c $(VENV)/constraints.txt $(if $(TORCH),"$(TORCH)") -e '.[dev]'
+	@touch $@
+
+demo: $(stamp)
+	@$(python) demos/ground_state_4x4.py
+
+test: $(stamp)
+	@$(pytest) $(PYTEST_ARGS)
+
+test-all: $(stamp)
+	@$(pytest) -m "" $(PYTEST_ARGS)
+
+check: $(stamp)
+	@$(python) -m ruff check .
+	@$(python) -m ruff format --check .
+	@$(python) -m mypy
+	@$(python) -m pytest -q tests/test_layers.py
+
+bench: $(stamp)
+	@for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || { echo 'make: benchmarks/ has no script yet'; break; }; \
+	  echo "== $$script"; $(python) "$$script" || exit 1; \
+	done
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demos/out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

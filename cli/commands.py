@@ -1,0 +1,183 @@
+"""The subcommands. Each parses its words, calls one function of `qsr.jobs` and prints the result."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qsr import jobs
+from qsr.hparams import PRESETS, ConfigError, parse_sections
+from qsr.training import Interrupted
+
+from .help import section_table, sections_overview
+
+# Section words are not click's options: they come through as they are, in their order.
+SECTION_WORDS: dict[str, Any] = {"ignore_unknown_options": True}
+
+
+def section_command(name: str, usage: str, has_run: bool, summary: str) -> Any:
+    """A click command that takes section words and has its own `--help`."""
+
+    def decorate(function: Any) -> click.Command:
+        words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+        run = click.Argument(["run"], required=False, type=click.Path(path_type=Path))
+        helped = click.Option(["--help", "-h", "helped"], is_flag=True, help="Show this message; with a section: its settings.")
+        command = click.command(name, context_settings=SECTION_WORDS, add_help_option=False, short_help=summary)(function)
+        command.params += [*([run] if has_run else []), words, helped]
+        command.help = f"{summary}\n\nUsage: {usage}"
+        return command
+
+    return decorate
+
+
+def explain(context: click.Context, words: Sequence[str]) -> None:
+    """Print the help of the command, or the tables of the sections named in `words`."""
+    flags = [word[2:] for word in words if word.startswith("--")]
+    if flags:
+        click.echo("\n".join(section_table(flag) for flag in flags))
+    else:
+        click.echo(f"{context.command.help}\n\n{sections_overview()}")
+
+
+@contextmanager
+def terminal() -> Iterator[bool]:
+    """Show the package's log on stderr; yields whether a progress bar fits there (it does on a terminal only)."""
+    bar = sys.stderr.isatty()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    if bar:  # the bar shows what these lines say
+        handler.addFilter(lambda record: not record.name.endswith("callbacks") or record.levelno > logging.INFO)
+    package = logging.getLogger("qsr")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield bar
+    finally:
+        package.removeHandler(handler)
+
+
+def finish(run: jobs.Run) -> None:
+    """The last line of a training command."""
+    if run.path is None:
+        click.echo("done (no output directory)")
+    else:
+        click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
+
+
+@section_command(
+    "train",
+    "qsr train [--preset NAME] --SECTION name=value ... --SECTION name=value ...   or   qsr train --resume RUN",
+    False,
+    "Train a model to the ground state of a Hamiltonian.",
+)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings below the given ones.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
+@click.pass_context
+def train(context: click.Context, words: tuple[str, ...], helped: bool, preset: str | None, resume: Path | None) -> None:
+    if helped or not (words or resume or preset):
+        return explain(context, words)
+    if resume is not None and (words or preset):
+        raise ConfigError(f"--resume {resume}: a resumed run keeps its settings; use 'qsr finetune' to change them")
+    with interruptible(), terminal() as bar:
+        if resume is not None:
+            finish(jobs.resume(resume, progress=bar))
+        else:
+            finish(jobs.train(**parse_sections(words), preset=preset, progress=bar))
+    return None
+
+
+@section_command(
+    "finetune",
+    "qsr finetune RUN --train name=value ... --rydberg name=value ...",
+    True,
+    "Train a model further: larger lattice, changed Hamiltonian, new settings.",
+)
+@click.pass_context
+def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool) -> None:
+    if helped or run is None:
+        return explain(context, words if run is None else (str(run), *words))
+    tree = parse_sections(words)
+    if "model" in tree:
+        raise ConfigError(f"--{tree['model']['type']}: the weights fix the model; use 'qsr transfer' for another architecture")
+    with interruptible(), terminal() as bar:
+        finish(jobs.finetune(run, **tree, progress=bar))
+    return None
+
+
+@section_command(
+    "transfer",
+    "qsr transfer RUN --train name=value ... --ptf name=value ...",
+    True,
+    "Train another architecture on the samples of a trained model.",
+)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings below the given ones.")
+@click.pass_context
+def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool, preset: str | None) -> None:
+    if helped or run is None:
+        return explain(context, words if run is None else (str(run), *words))
+    tree = parse_sections(words)
+    if "hamiltonian" in tree:
+        raise ConfigError(
+            f"--{tree['hamiltonian']['type']}: a transfer keeps the teacher's Hamiltonian; change it with 'qsr finetune'"
+        )
+    with interruptible(), terminal() as bar:
+        finish(jobs.transfer(run, **tree, preset=preset, progress=bar))
+    return None
+
+
+@click.command(short_help="Samples, energy and observables of a trained model.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("samples", type=int, default=4096)
+@click.argument("batch", type=int, default=256)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
+def load(run: Path, samples: int, batch: int, seed: int, output: Path | None) -> None:
+    """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
+
+    Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
+
+    Example: qsr load demos/RNN 4096 256
+    """
+    with terminal() as bar:
+        result = jobs.evaluate(run, samples, batch, seed=seed, output=output, write=True, progress=bar)
+    click.echo("\n".join(result.lines()))
+    click.echo(f"written: {output or run}/samples.h5, evaluation.txt")
+
+
+@section_command("exact", "qsr exact --rydberg Lx=4 Ly=4", False, "Exact ground state of a small lattice (at most 20 sites).")
+@click.pass_context
+def exact(context: click.Context, words: tuple[str, ...], helped: bool) -> None:
+    if helped or not words:
+        return explain(context, words)
+    tree = parse_sections(words)
+    if set(tree) != {"hamiltonian"}:
+        raise ConfigError(f"exact: expected one problem section such as --rydberg Lx=4 Ly=4, found {', '.join(tree)}")
+    click.echo("\n".join(jobs.exact(tree["hamiltonian"]).lines()))
+    return None
+
+
+@click.command(short_help="A picture of a run.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), metavar="PNG", help="Where the picture goes; default RUN/plot.png.")
+def plot(run: Path, output: Path | None) -> None:
+    """Energy with reference lines, variance, site densities and correlations of RUN as one PNG."""
+    click.echo(str(jobs.plot(run, output)))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say how to go on when a signal ended a run."""
+    try:
+        yield
+    except Interrupted as stop:
+        saved = "nothing was saved (dir=<NONE>)"
+        if stop.directory is not None:
+            saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}"
+        click.echo(f"{stop}: {saved}", err=True)
+        raise

@@ -1,0 +1,50 @@
+"""Help pages made from the settings classes themselves."""
+
+from __future__ import annotations
+
+import textwrap
+
+from qsr.hparams import find_section, hparams_class, sections, type_name
+
+WIDTH = 110
+NAME_WIDTH = 18
+
+
+def sections_overview() -> str:
+    """The list of sections, for `qsr train --help`."""
+    titles = {"part": "Run", "model": "Model (one; after --lptf a second one is its subsampler)", "hamiltonian": "Problem (one)"}
+    lines = []
+    for role, title in titles.items():
+        lines.append(f"{title}:")
+        for section in sections():
+            if section.role == role:
+                spelled = ", ".join(f"--{name}" for name in (section.name, *section.aliases))
+                lines.append(f"  {spelled:<24}{section.title}")
+        lines.append("")
+    lines.append("Settings of a section: qsr train --help --ptf")
+    lines.append("Presets (--preset NAME): nnqsr, the architecture and optimizer of the original NN-QSR")
+    return "\n".join(lines)
+
+
+def section_table(name: str) -> str:
+    """Name, type, default and meaning of every setting of a section.
+
+    Raises:
+        ConfigError: for an unknown section.
+    """
+    section = find_section(name)
+    cls = hparams_class(section.name)
+    lines = [f"--{section.name}: {section.title}", ""]
+    for field_name, field in cls.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if field.is_required() else f" [{default}]"
+        lines += _entry(field_name, f"({type_name(field)}){shown}", field.description or "")
+    for shorthand, meaning in cls.shorthands.items():
+        lines += _entry(shorthand, "(bool)", meaning)
+    return "\n".join([*lines, ""])
+
+
+def _entry(name: str, kind: str, meaning: str) -> list[str]:
+    head = f"  {name:<{NAME_WIDTH}} {kind}"
+    body = textwrap.wrap(meaning, WIDTH - NAME_WIDTH - 6)
+    return [head, *(f"  {'':<{NAME_WIDTH}} {line}" for line in body)]

@@ -1,0 +1,15 @@
+"""What is measured on samples of a wave function: local energies, observables and error bars."""
+
+from qsr.estimators.local_energy import LocalEnergy as LocalEnergy
+from qsr.estimators.local_energy import differentiable_local_energy as differentiable_local_energy
+from qsr.estimators.local_energy import leave_one_out as leave_one_out
+from qsr.estimators.local_energy import local_energy as local_energy
+from qsr.estimators.local_energy import weighted_loss as weighted_loss
+from qsr.estimators.observables import Observables as Observables
+from qsr.estimators.observables import connected_correlations as connected_correlations
+from qsr.estimators.observables import sample_observables as sample_observables
+from qsr.estimators.statistics import ArrayEstimate as ArrayEstimate
+from qsr.estimators.statistics import Estimate as Estimate
+from qsr.estimators.statistics import RunningMoments as RunningMoments
+from qsr.estimators.statistics import mean_and_error as mean_and_error
+from qsr.estimators.statistics import v_score as v_score

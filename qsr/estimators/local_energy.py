@@ -1,0 +1,120 @@
+"""The local energy, written once for every Hamiltonian and every sampler, and the gradient that follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qsr.hamiltonians.base import Hamiltonian
+from qsr.hparams.base import ConfigError
+from qsr.samplers.base import DEFAULT_MEMORY_BYTES, Sampler, evaluation_mode
+
+
+@dataclass(frozen=True)
+class LocalEnergy:
+    """Local energies of a batch, in the Hamiltonian's units of energy.
+
+    Attributes:
+        values: (B,) float64, or complex128 for a model with a phase.
+        log_prob: (B,) log p of the configurations.
+        masks: (M, N) bool, the connected configurations as XOR masks.
+        ratios: (B, M) psi(n XOR mask) / psi(n).
+    """
+
+    values: Tensor
+    log_prob: Tensor
+    masks: Tensor
+    ratios: Tensor
+
+
+def local_energy(
+    sampler: Sampler,
+    hamiltonian: Hamiltonian,
+    configs: Tensor,
+    context: Tensor | None = None,
+    num_loops: int | None = None,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> LocalEnergy:
+    """E_loc(n) = H_nn + sum_{n'} H_{nn'} psi(n') / psi(n) of configs (B, N), by exact flips, without gradient.
+
+    Ratios are formed in float64 from differences of log-probabilities, whatever the precision of the network.
+
+    Raises:
+        ConfigError: for a Hamiltonian with a sign problem and a model without a phase.
+    """
+    check_sign(sampler, hamiltonian)
+    masks, coefficients = hamiltonian.connected(configs)
+    log_prob, log_ratio = sampler.flip_log_ratio(configs, masks, context, num_loops, memory_bytes)
+    ratios = (0.5 * log_ratio.double()).exp()
+    if sampler.has_phase:
+        with evaluation_mode(sampler):
+            turns = flipped_phase(sampler, configs, masks, context) - sampler.phase(configs, context)[:, None]
+        ratios = torch.polar(ratios, turns.double())
+    return LocalEnergy(hamiltonian.diagonal(configs) + (coefficients * ratios).sum(dim=-1), log_prob, masks, ratios)
+
+
+def differentiable_local_energy(
+    sampler: Sampler, hamiltonian: Hamiltonian, configs: Tensor, context: Tensor | None = None
+) -> Tensor:
+    """Real part of E_loc(n), (B,), with its gradient through every flipped configuration; one full evaluation for each."""
+    check_sign(sampler, hamiltonian)
+    masks, coefficients = hamiltonian.connected(configs)
+    log_ratio = sampler.plain_flip_log_prob(configs, masks, context) - sampler.log_prob(configs, context)[:, None]
+    ratios = (0.5 * log_ratio.double()).exp()
+    if sampler.has_phase:
+        turns = flipped_phase(sampler, configs, masks, context) - sampler.phase(configs, context)[:, None]
+        ratios = torch.polar(ratios, turns.double())
+    off_diagonal = (coefficients * ratios).sum(dim=-1)
+    return hamiltonian.diagonal(configs) + (off_diagonal.real if off_diagonal.is_complex() else off_diagonal)
+
+
+def flipped_phase(sampler: Sampler, configs: Tensor, masks: Tensor, context: Tensor | None) -> Tensor:
+    """(B, M) phases of the connected configurations."""
+    flipped = (configs[:, None, :] ^ masks[None].to(configs.dtype)).flatten(0, 1)
+    repeated = None if context is None else context.repeat_interleave(len(masks), dim=0)
+    return sampler.phase(flipped, repeated).view(len(configs), len(masks))
+
+
+def check_sign(sampler: Sampler, hamiltonian: Hamiltonian) -> None:
+    """Refuse psi = sqrt(p) for a Hamiltonian whose ground state has signs.
+
+    Raises:
+        ConfigError: if the Hamiltonian is not stoquastic and the model has no phase.
+    """
+    if not hamiltonian.is_stoquastic and not sampler.has_phase:
+        raise ConfigError(
+            f"{type(hamiltonian).__name__} is not stoquastic: its ground state has signs, and "
+            f"{type(sampler).__name__} has no phase to represent them"
+        )
+
+
+def weighted_loss(
+    log_prob: Tensor, terms: Tensor, weights: Tensor, phase: Tensor | None = None, differentiable: Tensor | None = None
+) -> Tensor:
+    """A scalar whose gradient is 2 Re sum_i w_i [(E_i - <E>)^* grad log psi_i], an estimate of the gradient of <H>.
+
+    Args:
+        log_prob: (B,) differentiable.
+        terms: (B,) w_i (E_i - <E>), real or complex: `leave_one_out` for samples, or with the exact probabilities w_i.
+        weights: (B,) w_i (1/B for samples), used for `differentiable`.
+        phase: (B,) differentiable, for a model with a phase head.
+        differentiable: (B,) `differentiable_local_energy`. The gradient of its mean takes the place of the phase term;
+            for psi = sqrt(p) it averages to zero.
+    """
+    loss = (terms.real * log_prob).sum()
+    if differentiable is not None:
+        loss = loss + (weights * differentiable).sum()
+    elif phase is not None and terms.is_complex():
+        loss = loss + 2 * (terms.imag * phase).sum()
+    return loss
+
+
+def leave_one_out(local_energies: Tensor) -> Tensor:
+    """(E_i - mean of the others) / B for every sample of a batch (B,): the weight of grad log p_i.
+
+    The baseline of a sample does not depend on it, which keeps the estimate of the gradient unbiased; it amounts to the
+    factor 1/(B-1) in place of 1/B (Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019).
+    """
+    return (local_energies - local_energies.mean()) / (len(local_energies) - 1)

@@ -1,0 +1,135 @@
+"""Settings of the three problems: `Rydberg`, `TFIM` and `Heisenberg`. They build the Hamiltonians of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from qsr.hparams.base import ConfigError, Hparam, Hparams
+from qsr.hparams.types import Positions
+from qsr.lattice import Lattice
+
+if TYPE_CHECKING:
+    from qsr.hamiltonians.base import Hamiltonian
+
+
+class LatticeHparams(Hparams):
+    """A problem on an Lx x Ly lattice."""
+
+    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
+    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
+    boundary: Literal["open", "periodic"] = Hparam("open", help="boundary condition, in both directions")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Lx, Ly).
+
+        Raises:
+            ConfigError: if a size is not set.
+        """
+        if self.Lx is None or self.Ly is None:
+            missing = "Lx" if self.Lx is None else "Ly"
+            raise ConfigError(f"{self.section}.{missing}: the size of the lattice is not set; give Lx and Ly")
+        return self.Lx, self.Ly
+
+    @property
+    def num_sites(self) -> int:
+        """N. Raises ConfigError if the size is not set."""
+        rows, columns = self.shape
+        return rows * columns
+
+    def lattice(self) -> Lattice:
+        """The lattice of these settings. Raises ConfigError if the size is not set."""
+        rows, columns = self.shape
+        return Lattice(rows, columns, self.boundary)
+
+    def describe_size(self) -> str:
+        """'rydberg has Lx*Ly = 8*8 = 64 sites': the second half of an error about a number of sites."""
+        rows, columns = self.shape
+        return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
+
+    def build(self) -> Hamiltonian:
+        """The Hamiltonian. Raises ConfigError if the size is not set."""
+        raise TypeError(f"{type(self).__name__} is an abstract section")
+
+
+class Rydberg(LatticeHparams):
+    """Rydberg atoms: H = -(Omega/2) sum_i X_i - delta sum_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6.
+
+    All pairs interact. Distances are in lattice constants, so V = C6/a^6 = Omega Rb^6; V, Omega and delta share one unit of
+    energy (Omega, with the default Omega = 1).
+    """
+
+    section: ClassVar[str] = "rydberg"
+
+    positions: Positions | None = Hparam(
+        None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"
+    )
+    V: float = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1")
+    # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.
+    Omega: float = Hparam(1.0, ge=0.0, allow_inf_nan=False, help="Rabi frequency")
+    delta: float = Hparam(1.0, allow_inf_nan=False, help="detuning; positive favours the excited state")
+
+    @model_validator(mode="after")
+    def _one_geometry(self) -> Any:
+        if self.positions is not None:
+            for name in ("Lx", "Ly"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"rydberg.positions: excludes {name}={getattr(self, name)}; the coordinates set the sites")
+            if self.boundary == "periodic":
+                raise ConfigError("rydberg.positions: excludes boundary=periodic; free positions have an open boundary")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return super().shape if self.positions is None else (len(self.positions), 1)
+
+    def lattice(self) -> Lattice:
+        return super().lattice() if self.positions is None else Lattice.from_positions(self.positions)
+
+    def describe_size(self) -> str:
+        return super().describe_size() if self.positions is None else f"rydberg.positions has {self.num_sites} sites"
+
+    def build(self) -> Hamiltonian:
+        from qsr.hamiltonians.ising import RydbergHamiltonian
+
+        return RydbergHamiltonian(self.lattice(), V=self.V, Omega=self.Omega, delta=self.delta)
+
+
+class TFIM(LatticeHparams):
+    """Transverse-field Ising model: H = -J sum_<ij> Z_i Z_j - h sum_i X_i, Pauli matrices, nearest neighbours."""
+
+    section: ClassVar[str] = "tfim"
+
+    J: float = Hparam(1.0, allow_inf_nan=False, help="coupling; positive is ferromagnetic")
+    h: float = Hparam(1.0, ge=0.0, allow_inf_nan=False, help="transverse field")
+
+    def build(self) -> Hamiltonian:
+        from qsr.hamiltonians.ising import TransverseFieldIsing
+
+        return TransverseFieldIsing(self.lattice(), J=self.J, h=self.h)
+
+
+class Heisenberg(LatticeHparams):
+    """Antiferromagnet H = J sum_<ij> S_i . S_j, spin 1/2, nearest neighbours of a bipartite lattice."""
+
+    section: ClassVar[str] = "heisenberg"
+
+    J: float = Hparam(1.0, gt=0.0, allow_inf_nan=False, help="exchange; positive is antiferromagnetic")
+
+    @model_validator(mode="after")
+    def _bipartite(self) -> Any:
+        for name in ("Lx", "Ly"):
+            size = getattr(self, name)
+            if self.boundary == "periodic" and size is not None and size > 1 and size % 2:
+                raise ConfigError(
+                    f"heisenberg.{name}={size}: must be even with boundary=periodic; an odd ring is not bipartite, "
+                    "so no change of basis makes all amplitudes positive"
+                )
+        return self
+
+    def build(self) -> Hamiltonian:
+        from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian
+
+        return HeisenbergHamiltonian(self.lattice(), J=self.J)

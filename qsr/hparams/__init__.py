@@ -1,0 +1,16 @@
+"""Settings: typed fields declared once, the registry of sections, and the command line's grammar."""
+
+from qsr.hparams.base import ConfigError as ConfigError
+from qsr.hparams.base import Hparam as Hparam
+from qsr.hparams.base import Hparams as Hparams
+from qsr.hparams.base import nearest as nearest
+from qsr.hparams.base import type_name as type_name
+from qsr.hparams.grammar import parse_sections as parse_sections
+from qsr.hparams.presets import PRESETS as PRESETS
+from qsr.hparams.registry import Section as Section
+from qsr.hparams.registry import find_section as find_section
+from qsr.hparams.registry import hparams_class as hparams_class
+from qsr.hparams.registry import register_section as register_section
+from qsr.hparams.registry import sections as sections
+from qsr.hparams.run import SCHEMA_VERSION as SCHEMA_VERSION
+from qsr.hparams.run import RunSettings as RunSettings

@@ -1,0 +1,186 @@
+"""What a setting is: a typed, documented field of an `Hparams` class, and the errors that name it."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+THparams = TypeVar("THparams", bound="Hparams")
+
+NONE_WORDS = ("none", "null")
+
+
+class ConfigError(ValueError, RuntimeError):
+    """A setting, file or command line that cannot be used. The message names it, what was found and what was expected."""
+
+
+def Hparam(default: Any = ..., *, help: str, **constraints: Any) -> Any:
+    """Declare one setting of an `Hparams` class.
+
+    Args:
+        default: value used when nobody sets it; leave it out for a required setting.
+        help: one line, shown by `qsr train --help --SECTION` and in error messages.
+        **constraints: pydantic's bounds (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
+    """
+    return Field(default, description=help, **constraints)
+
+
+class Hparams(BaseModel):
+    """A section of settings: every name is declared once here, with its type, default, bounds and meaning.
+
+    Values are validated on construction and on assignment; unknown names are refused.
+
+    Raises:
+        ConfigError: for an unknown name, a wrong type or a value out of bounds.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=False)
+
+    section: ClassVar[str] = ""
+    # Names that are understood on input and turned into other settings (name -> help line); never stored.
+    shorthands: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(explain(type(self), error)) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise ConfigError(explain(type(self), error)) from None
+
+    @classmethod
+    def known_names(cls) -> list[str]:
+        """Every name that can be written after this section's flag."""
+        return [*cls.model_fields, *cls.shorthands]
+
+    @classmethod
+    def from_text(cls: type[THparams], values: Mapping[str, str]) -> THparams:
+        """Build from `name=value` words, each value parsed by its field's type (never by its looks).
+
+        Raises:
+            ConfigError: as the constructor.
+        """
+        return cls(**cls.parse_text(values))
+
+    @classmethod
+    def parse_text(cls, values: Mapping[str, str]) -> dict[str, Any]:
+        """Typed values of `name=value` words, not yet checked against each other."""
+        return {name: cls.parse_value(name, text) for name, text in values.items()}
+
+    @classmethod
+    def parse_value(cls, name: str, text: str) -> Any:
+        """The value that `text` means for the setting `name`.
+
+        Raises:
+            ConfigError: for an unknown name or a text that is not of the field's type.
+        """
+        if name in cls.shorthands:
+            return text
+        field = cls.model_fields.get(name)
+        if field is None:
+            raise ConfigError(cls.unknown_name(name))
+        if accepts_none(field) and text.lower() in NONE_WORDS:
+            return None
+        try:
+            return TypeAdapter(annotated(field)).validate_strings(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise ConfigError(_sentence(cls, name, text, problem)) from None
+
+    @classmethod
+    def unknown_name(cls, name: str) -> str:
+        """The error line for a name that this section does not have."""
+        return f"{cls.section}.{name}: unknown setting{nearest(name, cls.known_names())}"
+
+    def updated(self: THparams, changes: Mapping[str, Any]) -> THparams:
+        """A copy with `changes` applied and everything validated again."""
+        stored = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**stored, **changes})
+
+
+def annotated(field: FieldInfo) -> Any:
+    """The field's type with its validators, so that one text can be parsed alone."""
+    annotation: Any = field.annotation
+    for extra in field.metadata:
+        annotation = typing.Annotated[annotation, extra]
+    return annotation
+
+
+def accepts_none(field: FieldInfo) -> bool:
+    """Whether None is a value of the field."""
+    origin = typing.get_origin(field.annotation)
+    return origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(field.annotation)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the closest known name, else the list of all known names."""
+    names = sorted(known)
+    lower = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{lower[close[0]]}'?"
+    return f"; known: {', '.join(names)}"
+
+
+def explain(cls: type[Hparams], error: ValidationError) -> str:
+    """One line for the first problem pydantic found in a section."""
+    problem = error.errors(include_url=False)[0]
+    location = [str(part) for part in problem["loc"]]
+    name = location[0] if location else ""
+    if problem["type"] == "extra_forbidden":
+        return cls.unknown_name(name)
+    return _sentence(cls, ".".join(location), problem.get("input"), problem)
+
+
+def _sentence(cls: type[Hparams], name: str, value: Any, problem: Any) -> str:
+    raised = problem.get("ctx", {}).get("error")
+    if isinstance(raised, ConfigError) and ":" in str(raised):
+        return str(raised)  # a check of ours that already names the setting
+    if problem["type"] == "missing":
+        return f"{cls.section}.{name}: this setting is required"
+    field = cls.model_fields.get(name.split(".")[0])
+    meaning = f" ({field.description})" if field is not None and field.description else ""
+    reason = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    reason = reason.format(**problem.get("ctx", {}))
+    where = f"{cls.section}.{name}={value}" if name else cls.section
+    return f"{where}: {reason}{meaning}"
+
+
+_WORDS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be larger than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be smaller than {lt}",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be True or False",
+    "literal_error": "must be {expected}",
+}
+
+
+def type_name(field: FieldInfo) -> str:
+    """The type of a setting as the help tables print it: `int`, `float`, `embedding | linear`, ..."""
+    return _type_word(field.annotation)
+
+
+def _type_word(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(str(value) for value in typing.get_args(annotation))
+    if origin is typing.Annotated:
+        return _type_word(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(_type_word(part) for part in typing.get_args(annotation) if part is not type(None))
+    return str(getattr(origin or annotation, "__name__", annotation))

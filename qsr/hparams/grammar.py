@@ -1,0 +1,72 @@
+"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` is its subsampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qsr.hparams.base import ConfigError
+from qsr.hparams.registry import find_section, hparams_class, sections
+
+Words = list[tuple[str, dict[str, str]]]  # canonical section names with their name=value words, in the order written
+
+
+def split_sections(arguments: Sequence[str]) -> Words:
+    """Group command-line words by section.
+
+    Raises:
+        ConfigError: for a word outside a section, a word without '=', a name given twice or an unknown section.
+    """
+    groups: Words = []
+    for word in arguments:
+        if word.startswith("--"):
+            groups.append((find_section(word[2:]).name, {}))
+            continue
+        if not groups:
+            known = ", ".join(f"--{section.name}" for section in sections() if section.role != "internal")
+            raise ConfigError(f"'{word}': expected a section first ({known})")
+        section, values = groups[-1]
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--{section} {word}: expected name=value")
+        if name in values:
+            raise ConfigError(f"{section}.{name}: given twice ({values[name]} and {value})")
+        values[name] = value
+    return groups
+
+
+def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
+    """Typed settings of command-line words: `{"train": {...}, "model": {"type": "ptf", ...}, ...}`.
+
+    Only what was written is in the result; defaults are filled in by `RunSettings`.
+
+    Raises:
+        ConfigError: see `split_sections`; also for a section that is given twice and a value of the wrong type.
+    """
+    tree: dict[str, Any] = {}
+    innermost: dict[str, Any] | None = None  # the last model written, which may take a subsampler
+    for name, words in split_sections(arguments):
+        role = find_section(name).role
+        values: dict[str, Any] = hparams_class(name).parse_text(words)
+        if role == "internal":
+            raise ConfigError(f"--{name}: set by the command itself")
+        if role == "part":
+            _place(tree, name, values, f"--{name}")
+        elif role == "hamiltonian":
+            _place(tree, "hamiltonian", {"type": name, **values}, f"--{name}")
+        elif innermost is None:
+            innermost = tree["model"] = {"type": name, **values}
+        elif "subsampler" in hparams_class(innermost["type"]).model_fields:
+            innermost["subsampler"] = {"type": name, **values}
+            innermost = innermost["subsampler"]
+        else:
+            raise ConfigError(
+                f"--{name}: a model is already given (--{innermost['type']}), and only --lptf takes another inside it"
+            )
+    return tree
+
+
+def _place(tree: dict[str, Any], key: str, values: dict[str, Any], flag: str) -> None:
+    if key in tree:
+        raise ConfigError(f"{flag}: there is already a {key} section")
+    tree[key] = values

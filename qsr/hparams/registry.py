@@ -1,0 +1,96 @@
+"""Which sections exist and where their classes live; nothing is imported until it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qsr.hparams.base import ConfigError, Hparams, nearest
+
+Role = Literal["model", "hamiltonian", "part", "internal"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One `--name` of the command line.
+
+    Attributes:
+        name: canonical name, also the `type` of a model or Hamiltonian in settings.json.
+        target: "module:Class" of its `Hparams` class.
+        role: a model, a problem, a part of every run (`train`, `optimizer`, ...), or internal: set by jobs only.
+        title: one line for `qsr train --help`.
+        aliases: other spellings that users know.
+    """
+
+    name: str
+    target: str
+    role: Role
+    title: str
+    aliases: tuple[str, ...] = ()
+
+
+_SECTIONS: dict[str, Section] = {}
+
+
+def register_section(section: Section) -> None:
+    """Add a section.
+
+    Raises:
+        ValueError: if the name or an alias is taken by another target.
+    """
+    for name in (section.name, *section.aliases):
+        taken = _SECTIONS.get(name)
+        if taken is not None and taken.target != section.target:
+            raise ValueError(f"section '{name}' is already {taken.target}")
+        _SECTIONS[name] = section
+
+
+def sections(role: Role | None = None) -> list[Section]:
+    """All sections (of one role), in the order of their registration."""
+    unique = dict.fromkeys(_SECTIONS.values())
+    return [section for section in unique if role is None or section.role == role]
+
+
+def find_section(name: str) -> Section:
+    """The section that is called `name`, in any spelling.
+
+    Raises:
+        ConfigError: if there is none, with the nearest name.
+    """
+    section = _SECTIONS.get(name.lower())
+    if section is None:
+        writable = [known for known, section in _SECTIONS.items() if section.role != "internal"]
+        raise ConfigError(f"--{name}: unknown section{nearest(name, writable)}")
+    return section
+
+
+def hparams_class(name: str) -> type[Hparams]:
+    """The `Hparams` class of a section (imports its module)."""
+    loaded = resolve(find_section(name).target)
+    if not (isinstance(loaded, type) and issubclass(loaded, Hparams)):
+        raise TypeError(f"section '{name}' is not an Hparams class: {loaded!r}")
+    return loaded
+
+
+def resolve(target: str) -> Any:
+    """The object behind a registered "module:Name" string. Never called with text from a file."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+for _section in (
+    Section("train", "qsr.training.settings:TrainHparams", "part", "steps, batch, learning rate, seed, output", ("training",)),
+    Section("rnn", "qsr.samplers.settings:RNN", "model", "patched recurrent network (GRU or Elman)", ("prnn",)),
+    Section("ptf", "qsr.samplers.settings:PTF", "model", "patched transformer"),
+    Section("lptf", "qsr.samplers.settings:LPTF", "model", "large-patched transformer; a model after it is its subsampler"),
+    Section("rydberg", "qsr.hamiltonians.settings:Rydberg", "hamiltonian", "Rydberg atoms with 1/r^6 repulsion"),
+    Section("tfim", "qsr.hamiltonians.settings:TFIM", "hamiltonian", "transverse-field Ising model"),
+    Section("heisenberg", "qsr.hamiltonians.settings:Heisenberg", "hamiltonian", "antiferromagnetic Heisenberg model"),
+    Section("optimizer", "qsr.training.settings:OptimizerHparams", "part", "any torch optimizer, by name"),
+    Section("scheduler", "qsr.training.settings:SchedulerHparams", "part", "any torch learning-rate scheduler, by name"),
+    Section("gradient_clipping", "qsr.training.settings:GradientClippingHparams", "part", "bound on the norm of the gradient"),
+    Section("checkpoint", "qsr.training.settings:CheckpointHparams", "part", "how often a run is saved"),
+    Section("objective", "qsr.training.settings:ObjectiveHparams", "internal", "what is minimised"),
+):
+    register_section(_section)

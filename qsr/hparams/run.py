@@ -1,0 +1,194 @@
+"""All settings of a run as one checked tree: what settings.json holds and what every job starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from qsr.hparams.base import ConfigError, Hparams, nearest
+from qsr.hparams.presets import preset_values
+from qsr.hparams.registry import find_section, hparams_class, sections
+from qsr.hparams.types import dump_typed
+
+SCHEMA_VERSION = 1
+DEFAULT_SITES = 64  # the source's 8x8 array
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Resolved settings. Sections are `Hparams` objects; `from_tree` builds and cross-checks them."""
+
+    # Typed Any because the classes live in higher layers and are found through the registry.
+    train: Any
+    model: Any
+    hamiltonian: Any
+    optimizer: Any
+    scheduler: Any
+    gradient_clipping: Any
+    checkpoint: Any
+    objective: Any
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any], preset: str | None = None) -> RunSettings:
+        """Fill in defaults, apply a preset below what was written, and check the sections against each other.
+
+        Args:
+            tree: section -> mapping or `Hparams` object; `model` and `hamiltonian` carry a `type`.
+            preset: name of a preset (see `qsr.hparams.presets`).
+
+        Raises:
+            ConfigError: for anything that cannot be run: see `check`.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in tree:
+            if name not in known:
+                raise ConfigError(f"{name}: unknown section{nearest(name, known)}")
+        written = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
+        if "model" not in written:
+            flags = ", ".join(f"--{section.name}" for section in sections("model"))
+            raise ConfigError(f"no model: give one of {flags}")
+        written.setdefault("hamiltonian", {"type": "rydberg"})
+        if preset is not None:
+            written = _with_preset(written, preset)
+
+        train = dict(written.get("train", {}))
+        hamiltonian = sized_hamiltonian(written["hamiltonian"], train.get("L"))
+        settings = cls(
+            train=hparams_class("train")(**{**train, "L": train.get("L") or hamiltonian.num_sites}),
+            model=_build(written["model"], role="model"),
+            hamiltonian=hamiltonian,
+            **{name: hparams_class(name)(**written.get(name, {})) for name in known[3:]},
+        )
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Contradictions between sections.
+
+        Raises:
+            ConfigError: L that is not the number of sites, a patch that does not tile the lattice, a model L that
+                disagrees, or NLOOPS beyond the number of patches.
+        """
+        if self.train.L != self.hamiltonian.num_sites:
+            raise ConfigError(f"train.L={self.train.L}: {self.hamiltonian.describe_size()}")
+        num_patches = self.model.check_lattice(self.hamiltonian.shape)
+        if self.train.NLOOPS is not None and self.train.NLOOPS > num_patches:
+            raise ConfigError(
+                f"train.NLOOPS={self.train.NLOOPS}: must be at most {num_patches}, the number of patches in the sequence"
+            )
+
+    def updated(self, tree: Mapping[str, Any]) -> RunSettings:
+        """These settings with the given ones on top (used by fine-tuning): a section of another type replaces the stored one.
+
+        The lattice follows what is given: a new L without Lx and Ly means a square, new Lx and Ly set L.
+        """
+        merged: dict[str, Any] = self.tree()
+        changes = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
+        if "model" in changes:
+            raise ConfigError("a model section: the weights fix the model; use 'qsr transfer' to train another architecture")
+        size_given = changes.get("train", {}).get("L") is not None
+        shape_given = any(changes.get("hamiltonian", {}).get(name) is not None for name in ("Lx", "Ly", "positions"))
+        if size_given or shape_given:
+            for name in ("Lx", "Ly", "positions"):
+                merged["hamiltonian"].pop(name, None)
+            merged["train"].pop("L")
+            merged["train"].pop("NLOOPS")
+        for name, values in changes.items():
+            same = values.get("type") in (None, merged.get(name, {}).get("type"))
+            merged[name] = {**(merged.get(name, {}) if same else {}), **values}
+        batch = changes.get("train", {})
+        if ("K" in batch or "Q" in batch) and "B" not in batch:
+            merged["train"].pop("B")
+        _forget_model_sizes(merged["model"])
+        return RunSettings.from_tree(merged)
+
+    def with_train(self, **values: Any) -> RunSettings:
+        """A copy with some `train` settings replaced."""
+        return replace(self, train=self.train.updated(values))
+
+    def tree(self) -> dict[str, Any]:
+        """JSON-ready mapping of every setting; `from_tree(settings.tree()) == settings`."""
+        tree: dict[str, Any] = {}
+        for field in fields(self):
+            section = getattr(self, field.name)
+            typed = field.name in ("model", "hamiltonian")
+            tree[field.name] = dump_typed(section) if typed else section.model_dump(mode="json")
+        return tree
+
+
+def _as_mapping(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Hparams):
+        explicit = {field: getattr(value, field) for field in value.model_fields_set}
+        return {"type": value.section, **explicit} if name in ("model", "hamiltonian") else explicit
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected a section (a mapping or an Hparams object), found {value!r}")
+    return dict(value)
+
+
+def _build(values: Mapping[str, Any], role: str) -> Any:
+    if "type" not in values:
+        raise ConfigError(
+            f"{role}.type: missing; one of {', '.join(section.name for section in sections() if section.role == role)}"
+        )
+    section = find_section(str(values["type"]))
+    if section.role != role:
+        raise ConfigError(
+            f"{role}.type={values['type']}: not a {role}; one of {', '.join(s.name for s in sections() if s.role == role)}"
+        )
+    return hparams_class(section.name)(**{name: value for name, value in values.items() if name != "type"})
+
+
+def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: Any = None) -> Any:
+    """The problem with its lattice size filled in from L (a square) where Lx and Ly are not given.
+
+    Raises:
+        ConfigError: if L is not a square, or does not fit a given Lx or Ly.
+    """
+    sized = _as_mapping("hamiltonian", values)
+    given = [name for name in ("Lx", "Ly") if sized.get(name) is not None]
+    if sized.get("positions") is None and len(given) < 2:
+        sites = int(num_sites or DEFAULT_SITES) if not given or num_sites else None
+        if sites is None:
+            missing = "Ly" if given == ["Lx"] else "Lx"
+            raise ConfigError(f"{sized.get('type', 'hamiltonian')}.{missing}: give both Lx and Ly, or train.L")
+        if given:
+            side = int(sized[given[0]])
+            if side < 1 or sites % side:
+                raise ConfigError(f"train.L={sites}: not a multiple of {given[0]}={side}")
+            sized["Ly" if given == ["Lx"] else "Lx"] = sites // side
+        else:
+            side = math.isqrt(sites)
+            if side * side != sites:
+                raise ConfigError(
+                    f"train.L={sites}: not a square number; give the lattice with Lx and Ly (for example --rydberg Lx=4 Ly=5)"
+                )
+            sized["Lx"] = sized["Ly"] = side
+    return _build(sized, role="hamiltonian")
+
+
+def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """Preset values below the written ones, in the sections of this run and in the models inside its model."""
+    values = preset_values(preset)
+
+    def below(section: Mapping[str, Any]) -> dict[str, Any]:
+        merged = {**values.get(str(section["type"]), {}), **section}
+        inner = merged.get("subsampler")
+        if isinstance(inner, Hparams):
+            inner = _as_mapping("model", inner)
+        if isinstance(inner, Mapping):
+            merged["subsampler"] = below(inner)
+        return merged
+
+    result = dict(written)
+    result["model"] = below(written["model"])
+    for name, section in values.items():
+        if find_section(name).role == "part":
+            result[name] = {**section, **result.get(name, {})}
+    return result
+
+
+def _forget_model_sizes(model: dict[str, Any]) -> None:
+    """The outermost L belongs to the lattice, which may have changed; a subsampler's belongs to its patch."""
+    model.pop("L", None)

@@ -1,0 +1,12 @@
+"""The jobs of the command line as plain functions, with the same arguments."""
+
+from qsr.jobs.exact import ExactReport as ExactReport
+from qsr.jobs.exact import exact as exact
+from qsr.jobs.finetune import finetune as finetune
+from qsr.jobs.load import Evaluation as Evaluation
+from qsr.jobs.load import evaluate as evaluate
+from qsr.jobs.plot import plot as plot
+from qsr.jobs.run import Run as Run
+from qsr.jobs.train import resume as resume
+from qsr.jobs.train import train as train
+from qsr.jobs.transfer import transfer as transfer

@@ -1,0 +1,145 @@
+"""`qsr load`: samples of a trained model, with energies and observables averaged over many batches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, v_score
+from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.types import dump_typed
+from qsr.jobs.run import Run
+from qsr.runs import read_run, replacing, restore_model, write_atomically
+from qsr.snapshots import Snapshots, write_snapshots
+from qsr.training.random import generator_for
+
+SAMPLES_FILE = "samples.h5"
+TEXT_FILE = "evaluation.txt"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model's samples say. Energies in the units of the Hamiltonian's parameters (Omega).
+
+    Attributes:
+        energy: <H> of the whole lattice with its standard error.
+        variance: Var E_loc of the whole lattice.
+        v_score: N Var / (E - E_inf)^2 (arXiv 2302.04919).
+        observables: see `qsr.estimators.Observables`.
+        num_samples, num_sites: S and N.
+    """
+
+    energy: Estimate
+    variance: float
+    v_score: float
+    observables: dict[str, Any]
+    num_samples: int
+    num_sites: int
+
+    @property
+    def energy_per_site(self) -> Estimate:
+        """E/N."""
+        return Estimate(self.energy.mean / self.num_sites, self.energy.error / self.num_sites)
+
+    def z_score(self, reference: float) -> float:
+        """(E - reference) in standard errors."""
+        return (self.energy.mean - reference) / self.energy.error
+
+    def lines(self) -> list[str]:
+        """The result as text, one quantity a line."""
+        rows = [
+            ("samples", str(self.num_samples)),
+            ("energy", str(self.energy)),
+            ("energy per site", str(self.energy_per_site)),
+            ("variance per site", f"{self.variance / self.num_sites:.3e}"),
+            ("V-score", f"{self.v_score:.3e}"),
+        ]
+        rows += [(name, str(value)) for name, value in self.observables.items() if isinstance(value, Estimate)]
+        return [f"{name:<20}{value}" for name, value in rows]
+
+
+def evaluate(
+    run: str | Path | Run,
+    num_samples: int = 4096,
+    batch_size: int = 256,
+    *,
+    seed: int = 0,
+    output: str | Path | None = None,
+    write: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Draw independent samples of a trained model and average local energies (exact flips) and observables.
+
+    Args:
+        run: a run directory of qsr or of NN-QSR, or the result of a training job.
+        num_samples: S, in batches of at most `batch_size`.
+        seed: of the draws, independent of those of training.
+        output: directory for `evaluation.txt` and `samples.h5`; default the run's own.
+        write: whether to write them.
+        progress: show a tqdm bar on stderr.
+
+    Raises:
+        ConfigError: for numbers below 2 samples or 1 per batch, and for whatever `load_model` refuses.
+    """
+    if num_samples < 2:
+        raise ConfigError(f"SAMPLES={num_samples}: must be at least 2 (an error bar needs them)")
+    if batch_size < 1:
+        raise ConfigError(f"BATCH={batch_size}: must be at least 1")
+    if isinstance(run, Run):
+        settings, model, path = run.settings, run.model, run.path
+    else:
+        stored = read_run(run)
+        settings, model, path = stored.settings, restore_model(stored), stored.path
+    target = Path(output) if output is not None else path
+    if write and target is None:
+        raise ConfigError("output: this run has no directory; say where to write")
+
+    hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
+    energies, observables = RunningMoments(), Observables(lattice)
+    kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
+    sizes = [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
+    for index, size in enumerate(tqdm(sizes, unit="batch", disable=not progress)):
+        configs, _ = model.sample(size, generator_for(model.device, seed, "evaluate", index))
+        energy = local_energy(model, hamiltonian, configs, memory_bytes=settings.train.memory_MiB * 2**20)
+        values = energy.values.real
+        single = energy.masks.shape == (lattice.num_sites,) * 2 and torch.equal(energy.masks, model.single_flips(configs.device))
+        observables.update(configs, energy.ratios.real if single else None)
+        energies.update(values.cpu().numpy())
+        for name, tensor in (("configs", configs), ("log_prob", energy.log_prob), ("local_energy", values)):
+            kept[name].append(tensor.cpu().numpy())
+
+    variance = float(energies.variance)
+    mean = float(energies.mean)
+    result = Evaluation(
+        energy=Estimate(mean, math.sqrt(variance / num_samples)),
+        variance=variance,
+        v_score=v_score(mean, variance, lattice.num_sites, hamiltonian.infinite_temperature_energy()),
+        observables=observables.results(),
+        num_samples=num_samples,
+        num_sites=lattice.num_sites,
+    )
+    if write and target is not None:
+        snapshots = _snapshots(settings, {name: np.concatenate(parts) for name, parts in kept.items()})
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with replacing(target / SAMPLES_FILE) as temporary:
+                write_snapshots(temporary, snapshots)
+            write_atomically(target / TEXT_FILE, "\n".join(result.lines()) + "\n")
+        except PermissionError as error:
+            raise ConfigError(f"{target}: cannot write the results there ({error.strerror}); choose another --output") from None
+    return result
+
+
+def _snapshots(settings: RunSettings, columns: dict[str, np.ndarray]) -> Snapshots:
+    """The samples of a run with its Hamiltonian; the Hamiltonian's numbers become `params`."""
+    lattice, hamiltonian = settings.hamiltonian.lattice(), dump_typed(settings.hamiltonian)
+    configs = columns.pop("configs")
+    params = {name: np.full(len(configs), value) for name, value in hamiltonian.items() if isinstance(value, float)}
+    attributes = {"Lx": lattice.Lx, "Ly": lattice.Ly, "boundary": lattice.boundary, "hamiltonian": hamiltonian}
+    return Snapshots(configs, lattice.positions, columns, params, attributes)

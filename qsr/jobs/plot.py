@@ -1,0 +1,121 @@
+"""`qsr plot`: a run as one picture - energy with reference lines, variance, site densities, correlations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsr.hamiltonians import ground_state
+from qsr.hparams import ConfigError
+from qsr.jobs.exact import product_baselines
+from qsr.jobs.load import SAMPLES_FILE
+from qsr.runs import RunDirectory, read_run, replacing, restore_model
+from qsr.snapshots import read_snapshots
+from qsr.training.random import generator_for
+
+EXACT_SITES = 16  # seconds of diagonalisation
+DRAWN_SAMPLES = 1024
+
+
+def plot(run: str | Path, output: str | Path | None = None) -> Path:
+    """Draw a run; the PNG is `plot.png` in the run's directory unless `output` says otherwise.
+
+    Densities and correlations come from the run's samples.h5 (`qsr load`), else from fresh samples.
+
+    Raises:
+        ConfigError: for a directory that is not a run, or an output that cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")  # no window, also where there is no screen
+    import matplotlib.pyplot as plt
+
+    stored = read_run(run)
+    lattice = stored.settings.hamiltonian.lattice()
+    problem = stored.settings.hamiltonian.build()
+    samples_file = stored.path / SAMPLES_FILE
+    if samples_file.exists():
+        configs = read_snapshots(samples_file).configs
+    else:
+        model = restore_model(stored)
+        configs = model.sample(DRAWN_SAMPLES, generator_for(model.device, 0, "plot"))[0].cpu().numpy()
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    history = RunDirectory(stored.path).history.read("steps")
+    _draw_training(axes[0], history, lattice.num_sites, _references(problem))
+    densities = configs.mean(axis=0)
+    _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
+    _draw_correlations(axes[1, 1], lattice, configs)
+    figure.suptitle(f"{stored.path}   {stored.settings.model.section}, {lattice.Lx} x {lattice.Ly}, {len(configs)} samples")
+    target = Path(output) if output is not None else stored.path / "plot.png"
+    try:
+        with replacing(target) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot write the picture there ({error.strerror}); choose another --output") from None
+    finally:
+        plt.close(figure)
+    return target
+
+
+def _references(problem: Any) -> dict[str, float]:
+    """Energies per site to compare with: exact where that takes seconds, and product states."""
+    lines = {name: energy / problem.num_sites for name, energy in product_baselines(problem).items()}
+    if problem.num_sites <= EXACT_SITES:
+        lines["exact"] = ground_state(problem).energy / problem.num_sites
+    return lines
+
+
+def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], num_sites: int, references: dict[str, float]) -> None:
+    energy_axis, variance_axis = axes
+    if "energy" in history:
+        steps = history["step"]
+        energy = history["energy"] / num_sites
+        error = history["energy_error"] / num_sites
+        energy_axis.plot(steps, energy, lw=0.8, color="C0", label="training")
+        energy_axis.fill_between(steps, energy - error, energy + error, color="C0", alpha=0.3, lw=0)
+        # The first steps are far above everything of interest.
+        lowest = min([np.nanmin(energy), *references.values()])
+        highest = max([np.nanquantile(energy, 0.7), *references.values()])
+        margin = 0.15 * max(highest - lowest, 1e-3)
+        energy_axis.set_ylim(lowest - margin, highest + margin)
+        variance_axis.semilogy(steps, history["variance"] / num_sites, lw=0.8)
+    elif "kl" in history:
+        energy_axis.semilogy(history["step"], np.maximum(history["kl"], 1e-8), lw=0.8, label="KL(teacher || model)")
+        variance_axis.semilogy(history["step"], np.maximum(history["kl_variance"], 1e-12), lw=0.8)
+    else:
+        energy_axis.text(0.5, 0.5, "no training history", ha="center", transform=energy_axis.transAxes)
+    if "kl" not in history:
+        for index, (name, value) in enumerate(references.items()):
+            label = name if name == "exact" else name.replace("E/N, ", "")
+            energy_axis.axhline(value, color=f"C{index + 1}", ls="--", lw=1, label=f"{label}: {value:.5f}")
+    energy_axis.set(xlabel="step", ylabel="KL (nat)" if "kl" in history else "energy per site (Omega)")
+    energy_axis.legend(fontsize=8)
+    variance_axis.set(xlabel="step", ylabel="variance of log p (nat^2)" if "kl" in history else "Var E_loc / N (Omega^2)")
+
+
+def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64], title: str) -> None:
+    if lattice.coordinates is None:
+        drawn = axis.imshow(values.reshape(lattice.shape), cmap="viridis", vmin=0, vmax=max(values.max(), 1e-9))
+        axis.set(xlabel="y", ylabel="x")
+    else:
+        drawn = axis.scatter(*lattice.positions.T, c=values, cmap="viridis", vmin=0)
+        axis.set(xlabel="x", ylabel="y", aspect="equal")
+    figure.colorbar(drawn, ax=axis)
+    axis.set_title(title)
+
+
+def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> None:
+    """Connected density correlation against distance, averaged over pairs at equal distance."""
+    n = configs.astype(float)
+    covariance = np.cov(n.T, ddof=1)
+    first, second = np.triu_indices(lattice.num_sites, k=1)
+    distance = np.round(lattice.distances()[first, second], 6)
+    unique, group = np.unique(distance, return_inverse=True)
+    mean = np.bincount(group, covariance[first, second]) / np.bincount(group)
+    axis.plot(unique, mean, "o-", ms=3, lw=0.8)
+    axis.axhline(0, color="0.7", lw=0.8)
+    axis.set(xlabel="distance (lattice constants)", ylabel="<n_i n_j> - <n_i><n_j>", title="density correlations")

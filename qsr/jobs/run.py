@@ -1,0 +1,103 @@
+"""What every training job shares: building the model, the log, and running the trainer inside a locked directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from qsr.hamiltonians import IsingHamiltonian, site_product_energy
+from qsr.hparams import RunSettings
+from qsr.runs import RunDirectory
+from qsr.samplers import Sampler
+from qsr.training import Callback, HistoryWriter, Objective, ProgressBar, ProgressLog, TorchUpdate, Trainer
+from qsr.training.random import derived_seed
+
+logger = logging.getLogger(__name__)
+
+BASELINE_SITES = 400  # the product-state baseline of a larger lattice takes seconds
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its directory, None for a run without output (`dir=<NONE>`).
+        settings: all of them, resolved.
+        model: the trained sampler, in evaluation mode.
+    """
+
+    path: Path | None
+    settings: RunSettings
+    model: Sampler
+
+
+def build_model(settings: RunSettings) -> Sampler:
+    """The model with its initial weights, drawn from the run's seed alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(settings.train.seed, "init"))
+        model: Sampler = settings.model.build(settings.hamiltonian.lattice())
+    return model.to(getattr(torch, settings.train.precision))
+
+
+@contextmanager
+def logged(directory: RunDirectory | None) -> Iterator[None]:
+    """Copy the package's log into the run's output.txt."""
+    if directory is None:
+        yield
+        return
+    package = logging.getLogger("qsr")
+    handler = directory.log_handler()
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.setLevel(level)
+        package.removeHandler(handler)
+        handler.close()
+
+
+def run_training(
+    settings: RunSettings,
+    model: Sampler,
+    objective: Objective,
+    directory: RunDirectory | None,
+    progress: bool,
+    resume: bool = False,
+) -> Run:
+    """Train `model` on `objective`; the directory must be claimed (or opened, to resume) and locked by the caller."""
+    num_sites = settings.hamiltonian.num_sites
+    callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history)]
+    callbacks.append(ProgressLog(num_sites))
+    if progress:
+        callbacks.append(ProgressBar(num_sites))
+    trainer = Trainer(model, objective, TorchUpdate(model, settings), callbacks, settings, directory)
+    with logged(directory):
+        if resume:
+            trainer.resume()
+            logger.info("resuming %s at step %d of %d", directory.path if directory else "", trainer.step, trainer.steps)
+        else:
+            # The first checkpoint comes before settings.json: whoever finds settings.json can resume.
+            trainer.checkpoint()
+            if directory is not None:
+                directory.write_settings(settings)
+                logger.info("run directory %s", directory.path)
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            logger.info("%s with %d parameters on %d sites", type(model).__name__, parameters, num_sites)
+        trainer.fit()
+    return Run(None if directory is None else directory.path, settings, model)
+
+
+def log_baseline(settings: RunSettings) -> None:
+    """Log the product-state energy: a run that stays above it has learned no correlations yet."""
+    hamiltonian = settings.hamiltonian.build()
+    if isinstance(hamiltonian, IsingHamiltonian) and hamiltonian.num_sites <= BASELINE_SITES:
+        energy = site_product_energy(hamiltonian).energy
+        logger.info("best product of site states: E/N = %.6f", energy / hamiltonian.num_sites)

@@ -1,0 +1,94 @@
+"""`qsr train`: a new ground-state run, or the rest of an interrupted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from qsr.hparams import ConfigError, RunSettings
+from qsr.jobs.run import Run, build_model, log_baseline, logged, run_training
+from qsr.runs import RunDirectory, load_model
+from qsr.samplers import Sampler
+from qsr.training import Objective, TeacherLikelihood, VariationalEnergy
+
+Section = Any  # an Hparams object, or a mapping of its settings
+
+
+def train(
+    hamiltonian: Section = None,
+    model: Section = None,
+    train: Section = None,
+    *,
+    optimizer: Section = None,
+    scheduler: Section = None,
+    gradient_clipping: Section = None,
+    checkpoint: Section = None,
+    preset: str | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train a model to the ground state of a Hamiltonian by variational Monte Carlo (arXiv 2306.03921).
+
+    Sections are `Hparams` objects (`qsr.Rydberg(Lx=4, Ly=4)`, `qsr.PTF(patch="2x2")`) or mappings; a model or Hamiltonian
+    given as a mapping has its `type` in it. Energies are in the units of the Hamiltonian's parameters (Omega).
+
+    Args:
+        hamiltonian: default: Rydberg atoms on a square of L sites with V=7, Omega=delta=1.
+        model: required.
+        train: steps, batch, rate, seed and output directory.
+        preset: named settings below the given ones (`nnqsr`).
+        progress: show a tqdm bar on stderr.
+
+    Raises:
+        ConfigError: for settings that cannot be run, before any work.
+        RunFailed: if the energy stays non-finite.
+        Interrupted: on SIGINT or SIGTERM, with everything saved.
+    """
+    given = {
+        "hamiltonian": hamiltonian,
+        "model": model,
+        "train": train,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "gradient_clipping": gradient_clipping,
+        "checkpoint": checkpoint,
+    }
+    settings = RunSettings.from_tree({name: value for name, value in given.items() if value is not None}, preset)
+    return start(settings, build_model(settings), progress)
+
+
+def start(settings: RunSettings, model: Sampler, progress: bool) -> Run:
+    """Run variational Monte Carlo on a model with its first weights, in a new directory."""
+    objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
+    directory = RunDirectory.claim(settings)
+    if directory is None:
+        log_baseline(settings)
+        return run_training(settings, model, objective, None, progress)
+    with directory.lock():
+        with logged(directory):
+            log_baseline(settings)
+        return run_training(settings, model, objective, directory, progress)
+
+
+def resume(run: str | Path, *, progress: bool = False) -> Run:
+    """Go on with an interrupted run from its last checkpoint; on a CPU bit for bit as if nothing had happened.
+
+    Raises:
+        ConfigError: if the directory is not a run of qsr, has no usable checkpoint, or is being written.
+        RunFailed, Interrupted: as `train`.
+    """
+    directory = RunDirectory.open(run)
+    with directory.lock():
+        settings = directory.read_settings()
+        model = build_model(settings)
+        objective: Objective
+        if settings.objective.name == "teacher":
+            teacher = directory.path / TEACHER
+            if not teacher.is_dir():
+                raise ConfigError(f"{teacher}: the teacher of this transfer is missing")
+            objective = TeacherLikelihood(load_model(teacher), settings.train)
+        else:
+            objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
+        return run_training(settings, model, objective, directory, progress, resume=True)
+
+
+TEACHER = "teacher"  # a copy of the teacher's run inside that of its student

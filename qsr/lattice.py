@@ -1,0 +1,96 @@
+"""Geometry of a lattice: sites, distances, neighbours, patches and the boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsr.hparams.types import patch_block, patch_sites
+
+Boundary = Literal["open", "periodic"]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A rectangle of Lx x Ly sites with lattice constant 1, or sites at arbitrary positions.
+
+    Site (x, y) has index i = x*Ly + y. With `positions`, sites have the order of the list, count as a chain of N x 1
+    for patches, and the boundary is open.
+    """
+
+    Lx: int
+    Ly: int
+    boundary: Boundary = "open"
+    coordinates: tuple[tuple[float, float], ...] | None = None
+
+    @classmethod
+    def from_positions(cls, positions: NDArray[np.float64] | list[list[float]]) -> Lattice:
+        """Sites at the given (N, 2) coordinates, open boundary."""
+        points = tuple((float(x), float(y)) for x, y in positions)
+        return cls(Lx=len(points), Ly=1, coordinates=points)
+
+    @property
+    def num_sites(self) -> int:
+        """N."""
+        return self.Lx * self.Ly
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Lx, Ly)."""
+        return self.Lx, self.Ly
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """(N, 2) coordinates in units of the lattice constant."""
+        if self.coordinates is not None:
+            return np.array(self.coordinates, dtype=float)
+        x, y = np.divmod(np.arange(self.num_sites), self.Ly)
+        return np.stack([x, y], axis=1).astype(float)
+
+    def displacements(self) -> NDArray[np.float64]:
+        """(N, N, 2) vectors r_i - r_j; the shortest image where the boundary is periodic."""
+        difference = self.positions[:, None, :] - self.positions[None, :, :]
+        if self.boundary == "periodic":
+            size = np.array([self.Lx, self.Ly], dtype=float)
+            difference -= size * np.round(difference / size)
+        return difference
+
+    def distances(self) -> NDArray[np.float64]:
+        """(N, N) distances |r_i - r_j| (minimum image where periodic)."""
+        return np.linalg.norm(self.displacements(), axis=-1)
+
+    def bonds(self) -> NDArray[np.int64]:
+        """(number of bonds, 2) nearest-neighbour pairs i < j, each once.
+
+        Pairs at the smallest distance in the lattice; a periodic direction of length 2 has one bond, not two.
+        """
+        distance = self.distances() + np.diag(np.full(self.num_sites, np.inf))
+        first, second = np.nonzero(np.triu(distance < distance.min() * (1 + 1e-6), k=1))
+        return np.stack([first, second], axis=1)
+
+    def sublattice_signs(self) -> NDArray[np.float64]:
+        """(N,) (-1)^(x+y), the sign of the checkerboard order; for free positions the coordinates are rounded."""
+        return np.where(np.round(self.positions).sum(axis=1) % 2 == 0, 1.0, -1.0)
+
+    def patches(self, patch: str) -> NDArray[np.int64]:
+        """(n, p) site indices of each patch; both the patches and the sites within one run row by row.
+
+        `patch` is '4' (sites in a row of the site order) or '2x3' (a block); it must tile the lattice (`check_patch`).
+        """
+        sites = np.arange(self.num_sites).reshape(self.Lx, self.Ly)
+        block = patch_block(patch)
+        if block is None:
+            return sites.reshape(-1, patch_sites(patch))
+        rows, columns = block
+        tiles = sites.reshape(self.Lx // rows, rows, self.Ly // columns, columns)
+        return tiles.transpose(0, 2, 1, 3).reshape(-1, rows * columns)
+
+    def patch_grid(self, patch: str) -> tuple[int, ...]:
+        """Shape of the arrangement of patches: (n,) for one-dimensional patches, (rows, columns) for blocks."""
+        block = patch_block(patch)
+        if block is None:
+            return (self.num_sites // patch_sites(patch),)
+        return self.Lx // block[0], self.Ly // block[1]

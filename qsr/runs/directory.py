@@ -1,0 +1,319 @@
+"""A run directory: settings, weights, checkpoints, history and log of one run, safe against crashes and second writers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import pickle
+import platform
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
+from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
+from qsr.runs.history import HISTORY_FILE, History
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "settings.json"
+WEIGHTS_FILE = "weights.safetensors"
+LOG_FILE = "output.txt"
+CHECKPOINTS = "checkpoint"
+STATE_FILE = "state.pt"
+LOCK_FILE = ".lock"
+NO_OUTPUT = "<NONE>"
+KEPT_CHECKPOINTS = 2
+# What zipfile and torch.load raise on a damaged file.
+_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, ValueError, LookupError)
+_STEP_FOLDER = re.compile(r"(?P<step>\d+)|\.(?P<previous>\d+)\.previous")  # the second: see `replacing_directory`
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that resuming needs.
+
+    Attributes:
+        step: number of steps done.
+        weights: the model's state dict.
+        state: what the caller stored beside them; plain containers, numbers, text and tensors.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class RunDirectory:
+    """The files of one run. Nothing is read or made before a method asks for it.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._history = History(self.path, units={"seconds": "s"})
+
+    @classmethod
+    def claim(cls, settings: RunSettings) -> RunDirectory | None:
+        """A new directory `{dir}/{hamiltonian}/{L}-B={B}-K={K}{-sub_directory}/{number}` with the first free number.
+
+        Any number of processes may claim at once, each gets its own. None if `train.dir` says that there is no output.
+
+        Raises:
+            ConfigError: if the directory cannot be made.
+        """
+        train = settings.train
+        if train.dir == NO_OUTPUT:
+            return None
+        suffix = f"-{train.sub_directory}" if train.sub_directory else ""
+        parent = Path(train.dir) / settings.hamiltonian.section / f"{train.L}-B={train.B}-K={train.K}{suffix}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = 0
+            while not _made(parent / str(number)):
+                number += 1
+        except OSError as error:
+            raise ConfigError(
+                f"train.dir={train.dir}: cannot make {parent} ({reason(error)}); give a writable directory"
+            ) from None
+        return cls(parent / str(number))
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            ConfigError: if it is not there.
+        """
+        directory = cls(path)
+        if not directory.path.is_dir():
+            raise ConfigError(f"{path}: no such directory, expected that of a run")
+        if not (directory.path / SETTINGS_FILE).is_file():
+            raise ConfigError(f"{path}: not a run, it has no {SETTINGS_FILE}")
+        return directory
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer; a crash releases it.
+
+        Raises:
+            ConfigError: if another process (or another lock in this one) writes the run.
+        """
+        lock = FileLock(self.path / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ConfigError(f"{self.path}: is being written by another process") from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be written ({reason(error)})") from None
+        try:
+            for name in (SETTINGS_FILE, WEIGHTS_FILE, HISTORY_FILE):
+                remove_leftovers(self.path / name)
+            yield
+        finally:
+            self._history.close()
+            lock.release()
+
+    # --- settings ---------------------------------------------------------------------------------------------------
+
+    def write_settings(self, settings: RunSettings) -> None:
+        """Write settings.json, with the versions that the run was made with.
+
+        Raises:
+            ConfigError: if there is one already that says something else.
+        """
+        tree = {"schema_version": SCHEMA_VERSION, **settings.tree()}
+        file = self.path / SETTINGS_FILE
+        if file.exists():
+            if {name: value for name, value in read_tree(file).items() if name != "versions"} != tree:
+                raise ConfigError(f"{file}: exists and holds other settings; a run keeps those that it was started with")
+            return
+        versions = {"qsr": _version("qsr"), "torch": torch.__version__, "python": platform.python_version()}
+        write_atomically(file, json.dumps({**tree, "versions": versions}, indent=2) + "\n")
+
+    def read_settings(self) -> RunSettings:
+        """The settings of the run.
+
+        Raises:
+            ConfigError: if settings.json is missing, not JSON, incomplete, or of a newer version.
+        """
+        file = self.path / SETTINGS_FILE
+        return settings_of(read_tree(file), file)
+
+    # --- weights and checkpoints ------------------------------------------------------------------------------------
+
+    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Write weights.safetensors."""
+        write_atomically(self.path / WEIGHTS_FILE, _weights_bytes(weights))
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The tensors of weights.safetensors, on the CPU.
+
+        Raises:
+            ConfigError: if it is missing or damaged.
+        """
+        return _read_weights(self.path / WEIGHTS_FILE)
+
+    def save_checkpoint(self, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write the checkpoint of `step`, then remove all but the last two. Checkpoints of later steps are removed too:
+        they belong to a course of the run that was given up.
+
+        Args:
+            state: nested dicts, lists and tuples of numbers, text and tensors.
+        """
+        root = self.path / CHECKPOINTS
+        root.mkdir(exist_ok=True)
+        with replacing_directory(root / str(step)) as folder:
+            (folder / WEIGHTS_FILE).write_bytes(_weights_bytes(weights))
+            torch.save(dict(state), folder / STATE_FILE)
+        past = sorted((found for found in self._checkpoints() if found <= step), reverse=True)
+        kept = {str(found) for found in past[:KEPT_CHECKPOINTS]}
+        for entry in root.iterdir():
+            if entry.name not in kept:
+                shutil.rmtree(entry)
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read; None if the run has none yet.
+
+        Raises:
+            ConfigError: if there are checkpoints and all are damaged.
+        """
+        found = self._checkpoints()
+        problem = ""
+        for step in sorted(found, reverse=True):
+            if problem:
+                logger.warning("%s; going back to the checkpoint of step %d", problem, step)
+            try:
+                return Checkpoint(step, _read_weights(found[step] / WEIGHTS_FILE), _read_state(found[step] / STATE_FILE))
+            except ConfigError as error:
+                problem = str(error)
+        if problem:
+            raise ConfigError(f"{problem}; no checkpoint of the run can be read")
+        return None
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """Folder of each step; that of a step whose replacement was cut short by a crash is the previous one."""
+        root = self.path / CHECKPOINTS
+        found = {}
+        for entry in root.iterdir() if root.is_dir() else ():
+            name = _STEP_FOLDER.fullmatch(entry.name)
+            if name and (name["step"] or int(name["previous"]) not in found):
+                found[int(name["step"] or name["previous"])] = entry
+        return found
+
+    # --- history and log --------------------------------------------------------------------------------------------
+
+    @property
+    def history(self) -> History:
+        """The history of the run; the units of further columns go into `history.units`."""
+        return self._history
+
+    def log_handler(self) -> logging.Handler:
+        """A handler that appends messages to output.txt; the caller closes it.
+
+        Raises:
+            ConfigError: if the file cannot be written.
+        """
+        try:
+            handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{self.path / LOG_FILE}: cannot be written ({reason(error)})") from None
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        return handler
+
+
+def read_tree(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Raises:
+        ConfigError: if it is missing or not one.
+    """
+    try:
+        tree = json.loads(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: expected a JSON object with the settings of a run, found {type(tree).__name__}")
+    return tree
+
+
+def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
+    """The settings in a tree read from `file`.
+
+    Raises:
+        ConfigError: naming the file, if keys are missing or values cannot be used.
+    """
+    missing = [name for name in ("schema_version", "train", "model", "hamiltonian") if name not in tree]
+    if missing:
+        raise ConfigError(f"{file}: missing {', '.join(missing)}")
+    version = tree["schema_version"]
+    if not isinstance(version, int):
+        raise ConfigError(f"{file}: schema_version={version!r}: must be a whole number")
+    if version > SCHEMA_VERSION:
+        raise ConfigError(f"{file}: schema_version={version}: written by a newer qsr; this one reads up to {SCHEMA_VERSION}")
+    try:
+        return RunSettings.from_tree({name: value for name, value in tree.items() if name not in ("schema_version", "versions")})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _made(path: Path) -> bool:
+    """Make a directory; False if it exists. The file system decides between processes."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from the source tree
+
+
+def _weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+    # Copies, because safetensors refuses tensors that share memory.
+    return safetensors.torch.save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()})
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
+    except safetensors.SafetensorError as error:
+        raise ConfigError(f"{file}: damaged ({reason(error)})") from None
+
+
+def _read_state(file: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # checksums, which torch does not look at
+                raise ConfigError(f"{file}: damaged ({damaged} has changed)")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    except _UNREADABLE as error:
+        raise ConfigError(f"{file}: damaged ({reason(error)})") from None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{file}: expected a mapping, found {type(state).__name__}")
+    return state

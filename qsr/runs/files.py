@@ -1,0 +1,105 @@
+"""Writing so that a reader, or a crash, finds the old file or the new one, never half."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> None:
+    """Replace the file `path` by `content` (text as UTF-8), on disk when this returns."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path beside `path`, with the same suffix, for a writer that wants a file name.
+
+    It takes the place of `path` if the block succeeds and is removed if it fails.
+    """
+    target = Path(path)
+    temporary = _beside(target)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: str | Path) -> Iterator[Path]:
+    """As `replacing`, for a directory that is filled in the block.
+
+    A directory cannot be renamed onto another, so one that is replaced is first moved to `previous_of(path)`. A crash
+    just then leaves it there, whole; whoever reads such directories looks in both places.
+    """
+    target = Path(path)
+    temporary, previous = _beside(target), previous_of(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        _sync_directory(temporary)
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(target, previous)
+        os.replace(temporary, target)
+        _sync_directory(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        elif previous.exists():
+            os.replace(previous, target)
+
+
+def previous_of(path: Path) -> Path:
+    """Where `replacing_directory` keeps the old directory while the new one takes its name."""
+    return path.with_name(f".{path.name}.previous")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of writers of `path` that were killed. Only for who alone may write `path`."""
+    for leftover in path.parent.iterdir():
+        if leftover.name.startswith(f".{path.stem}.") and leftover.name.endswith(f".tmp{path.suffix}"):
+            leftover.unlink()
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in a few words on one line: libraries write paragraphs."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make renames in `path` last through a power failure; Windows has no such call."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

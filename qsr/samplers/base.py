@@ -1,0 +1,274 @@
+"""The Sampler protocol, and everything that autoregressive samplers share: sampling, log-probabilities and flips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qsr.hparams.base import ConfigError
+from qsr.lattice import Lattice
+
+DEFAULT_MEMORY_BYTES = 256 * 2**20  # for the intermediate results of one chunk of flips
+
+TState = TypeVar("TState", bound="State")
+
+
+class State(Protocol):
+    """What a sampler remembers of the tokens that it has read. `extend` uses it up; `branch` leaves it intact."""
+
+    length: int  # number of tokens read
+
+    def branch(self: TState, length: int, copies: int, rows: slice = slice(None)) -> TState:
+        """The selected rows, rewound to their first `length` tokens, each `copies` times (copies of a row adjacent).
+
+        Memory of the common prefix is shared, not copied.
+        """
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off and no gradients, restored on exit."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+class Sampler(nn.Module):
+    """A normalised probability model on {0..local_dim-1}^N, with an optional phase: psi = sqrt(p) exp(i phi).
+
+    Shapes: `configs` (B, N) uint8, log-probabilities (B,), masks (M, N) bool; `context` is (B, C) or None.
+    """
+
+    num_sites: int
+    local_dim: int = 2
+    has_phase: bool = False
+
+    def sample(self, num_samples: int, generator: torch.Generator, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Independent exact draws: configs (B, N) and their log p (B,), without gradient."""
+        raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def log_prob(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(configs), (B,), differentiable."""
+        raise TypeError(f"{type(self).__name__} does not define log_prob")
+
+    def phase(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
+        """phi(configs), (B,), in radians; zeros unless the model has a phase head."""
+        return torch.zeros(configs.shape[0], dtype=self.dtype, device=configs.device)
+
+    def flip_log_prob(
+        self, configs: Tensor, masks: Tensor | None = None, context: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """log p(configs XOR mask), (B, M), without gradient; default masks: every single site.
+
+        Options as in `flip_log_ratio`.
+        """
+        log_prob, log_ratio = self.flip_log_ratio(configs, masks, context, **options)
+        return log_prob[:, None] + log_ratio
+
+    def flip_log_ratio(
+        self,
+        configs: Tensor,
+        masks: Tensor | None = None,
+        context: Tensor | None = None,
+        num_loops: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> tuple[Tensor, Tensor]:
+        """log p(configs) (B,) and log p(configs XOR mask) - log p(configs) (B, M), without gradient.
+
+        Args:
+            masks: (M, N) bool, True where a site is flipped; default: every single site.
+            num_loops: number of groups of flips that are evaluated one after the other (samplers choose by default).
+            memory_bytes: bound on intermediate results; changes results only by rounding.
+        """
+        with evaluation_mode(self):
+            log_prob = self.log_prob(configs, context)
+            return log_prob, self.plain_flip_log_prob(configs, masks, context) - log_prob[:, None]
+
+    def plain_flip_log_prob(self, configs: Tensor, masks: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """As `flip_log_prob`, by one full evaluation for every flipped configuration; differentiable."""
+        masks = self.single_flips(configs.device) if masks is None else masks
+        flipped = (configs[:, None, :] ^ masks[None].to(configs.dtype)).reshape(-1, self.num_sites)
+        repeated = None if context is None else context.repeat_interleave(len(masks), dim=0)
+        return self.log_prob(flipped, repeated).reshape(len(configs), len(masks))
+
+    def single_flips(self, device: torch.device) -> Tensor:
+        """(N, N) bool: row i flips site i.
+
+        Raises:
+            ConfigError: if a site has more than two states, where a flip means nothing.
+        """
+        if self.local_dim != 2:
+            raise ConfigError(f"flips need two states per site; this sampler has local_dim={self.local_dim}")
+        return torch.eye(self.num_sites, dtype=torch.bool, device=device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+
+@dataclass(frozen=True)
+class FlipGroup:
+    """Flips that are evaluated together: all leave the tokens before `start` unchanged."""
+
+    start: int
+    index: Tensor  # (m,) which masks
+    tokens: Tensor  # (m, n) XOR on the tokens
+
+
+class AutoregressiveSampler(Sampler):
+    """p(n) = prod_j p(patch_j | patch_<j): a sequence of n tokens, token t holding the p sites `token_sites[t]`.
+
+    A token is an integer in [0, V), V = local_dim^p, whose digit i is the i-th site of the patch. Subclasses define
+    `prefill` and `extend`; sampling, `log_prob` and flips are written here once on those two.
+    """
+
+    token_sites: Tensor  # (n, p)
+    _digits: Tensor  # (p,) local_dim^i
+
+    def __init__(self, lattice: Lattice, token_sites: Tensor, local_dim: int = 2) -> None:
+        super().__init__()
+        self.num_sites = lattice.num_sites
+        self.local_dim = local_dim
+        self.num_tokens, self.sites_per_token = token_sites.shape
+        self.register_buffer("token_sites", token_sites, persistent=False)
+        self.register_buffer("_digits", local_dim ** torch.arange(self.sites_per_token), persistent=False)
+
+    # --- what a subclass defines ------------------------------------------------------------------------------------
+
+    def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Read the first t tokens (B, t), t < n: log-conditionals (B, t+1, V) of tokens 0..t, and the state."""
+        raise TypeError(f"{type(self).__name__} does not define prefill")
+
+    def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:
+        """Read w more tokens (B, w): log-conditionals (B, w, V) of the w tokens that follow, and the new state."""
+        raise TypeError(f"{type(self).__name__} does not define extend")
+
+    def row_bytes(self, length: int) -> int:
+        """Bytes of intermediate results for one row in which `length` tokens are read (an upper estimate)."""
+        raise TypeError(f"{type(self).__name__} does not define row_bytes")
+
+    # --- tokens -----------------------------------------------------------------------------------------------------
+
+    def encode(self, configs: Tensor) -> Tensor:
+        """(B, N) configurations to (B, n) tokens."""
+        return (configs[:, self.token_sites].long() * self._digits).sum(dim=-1)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """(B, n) tokens to (B, N) configurations."""
+        configs = torch.empty(len(tokens), self.num_sites, dtype=torch.uint8, device=tokens.device)
+        configs[:, self.token_sites.flatten()] = self.token_values(tokens).flatten(1)
+        return configs
+
+    def token_values(self, tokens: Tensor) -> Tensor:
+        """(..., n) tokens to the (..., n, p) uint8 states of their sites."""
+        return (tokens[..., None] // self._digits % self.local_dim).to(torch.uint8)
+
+    # --- the protocol -----------------------------------------------------------------------------------------------
+
+    def conditionals(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, n, V) teacher-forced log p(token_t | tokens before t), one forward pass, differentiable."""
+        return self.prefill(self.encode(configs)[:, :-1], context)[0]
+
+    def log_prob(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
+        tokens = self.encode(configs)
+        return pick(self.prefill(tokens[:, :-1], context)[0], tokens).sum(dim=-1)
+
+    def sample(self, num_samples: int, generator: torch.Generator, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        with evaluation_mode(self):
+            tokens = torch.empty(num_samples, self.num_tokens, dtype=torch.long, device=self.device)
+            log_prob = torch.zeros(num_samples, dtype=self.dtype, device=self.device)
+            conditional, state = self.prefill(tokens[:, :0], context)
+            for t in range(self.num_tokens):
+                if t:
+                    conditional, state = self.extend(state, tokens[:, t - 1 : t])
+                # An exponential race: argmin of e_v / p_v is v with probability p_v, and needs no host synchronisation.
+                race = torch.empty_like(conditional[:, 0]).exponential_(generator=generator)
+                tokens[:, t] = (conditional[:, 0] - race.log()).argmax(dim=-1)
+                log_prob += pick(conditional, tokens[:, t : t + 1]).squeeze(1)
+            return self.decode(tokens), log_prob
+
+    def flip_log_ratio(
+        self,
+        configs: Tensor,
+        masks: Tensor | None = None,
+        context: Tensor | None = None,
+        num_loops: int | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    ) -> tuple[Tensor, Tensor]:
+        """As `Sampler.flip_log_ratio`, re-using the prefix: a flip in token k costs only the tokens after k.
+
+        `num_loops` groups the first flipped token into that many stretches (NN-QSR's NLOOPS: fewer, larger matrix
+        products for more work and memory); by default every position is a group, which is the least work.
+        """
+        masks = self.single_flips(configs.device) if masks is None else masks
+        groups = self.flip_groups(masks, num_loops)
+        largest = max((len(group.index) * self.row_bytes(self.num_tokens - 1 - group.start) for group in groups), default=1)
+        chunk = max(1, memory_bytes // max(largest, self.row_bytes(self.num_tokens)))
+        log_prob = torch.empty(len(configs), dtype=self.dtype, device=configs.device)
+        log_ratio = torch.zeros(len(configs), len(masks), dtype=self.dtype, device=configs.device)
+        with evaluation_mode(self):
+            tokens = self.encode(configs)
+            for first in range(0, len(configs), chunk):
+                part = slice(first, first + chunk)
+                given = None if context is None else context[part]
+                conditional, state = self.prefill(tokens[part, :-1], given)
+                base = pick(conditional, tokens[part])  # (B, n)
+                log_prob[part] = base.sum(dim=-1)
+                for group in groups:
+                    rows = max(1, memory_bytes // (self.row_bytes(self.num_tokens - 1 - group.start) * len(base)))
+                    for index, xor in zip(group.index.split(rows), group.tokens.split(rows), strict=True):
+                        log_ratio[part, index] = self._suffix_change(state, tokens[part], conditional, base, group.start, xor)
+        return log_prob, log_ratio
+
+    def _suffix_change(self, state: Any, tokens: Tensor, conditional: Tensor, base: Tensor, start: int, xor: Tensor) -> Tensor:
+        """(B, m) change of log p when tokens (B, n) are XORed with `xor` (m, n), nothing before `start` changing."""
+        flipped = tokens[:, None, start:] ^ xor[None, :, start:]  # (B, m, n - start)
+        change = pick(conditional[:, start], flipped[:, :, 0]) - base[:, start, None]
+        if start < self.num_tokens - 1:
+            branch = state.branch(start, copies=len(xor))
+            suffix, _ = self.extend(branch, flipped[:, :, :-1].flatten(0, 1))
+            changed = pick(suffix, flipped[:, :, 1:].flatten(0, 1)).view(len(tokens), len(xor), -1)
+            # Differences of conditionals are summed, never differences of totals: those cancel to 1e-5 at N = 256.
+            change = change + (changed - base[:, None, start + 1 :]).sum(dim=-1)
+        return change
+
+    def flip_groups(self, masks: Tensor, num_loops: int | None = None) -> list[FlipGroup]:
+        """Masks (M, N) sorted by the first token that they change; masks that change nothing are in no group.
+
+        Raises:
+            ConfigError: if there are more loops than tokens.
+        """
+        if num_loops is not None and not 1 <= num_loops <= self.num_tokens:
+            raise ConfigError(f"train.NLOOPS={num_loops}: must be between 1 and {self.num_tokens}, the length of the sequence")
+        stretch = 1 if num_loops is None else -(-self.num_tokens // num_loops)
+        tokens = self.encode(masks.to(torch.uint8))
+        changed = tokens != 0
+        first = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), self.num_tokens)
+        groups = []
+        for begin in range(0, self.num_tokens, stretch):
+            index = torch.nonzero((first >= begin) & (first < begin + stretch)).squeeze(1)
+            if len(index):
+                groups.append(FlipGroup(int(first[index].min()), index, tokens[index]))
+        return groups
+
+
+def pick(log_conditionals: Tensor, tokens: Tensor) -> Tensor:
+    """Entries of (..., V) tables at `tokens`: (B, t, V) with (B, t) gives (B, t); (B, V) with (B, m) gives (B, m)."""
+    if log_conditionals.dim() == tokens.dim():
+        return log_conditionals.gather(-1, tokens)
+    return log_conditionals.gather(-1, tokens[..., None]).squeeze(-1)

@@ -1,0 +1,39 @@
+"""Patched transformer: one token per patch, one table of conditionals per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qsr.lattice import Lattice
+from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.settings import PTF
+from qsr.samplers.transformer import CausalTransformer, TransformerState
+
+
+class PatchedTransformer(AutoregressiveSampler):
+    """Transformer over patches (arXiv 2306.03921): log-conditionals of 2^p patches from a head on every position.
+
+    Free-standing, the head is Linear-ReLU-Linear. Conditioned on a context (as subsampler), the first of these layers
+    acts on the context instead (`CausalTransformer`), and the head is the last Linear.
+    """
+
+    def __init__(self, lattice: Lattice, settings: PTF, context_size: int | None = None) -> None:
+        super().__init__(lattice, torch.from_numpy(lattice.patches(settings.patch)))
+        grid = lattice.patch_grid(settings.patch)
+        self.trunk = CausalTransformer(settings, grid, self.sites_per_token, context_size, settings.repeat_pre)
+        width, values = settings.Nh, 2**self.sites_per_token
+        last = nn.Linear(width, values)
+        self.head = last if context_size is not None else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
+
+    def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, TransformerState]:
+        hidden, state = self.trunk.prefill(self.token_values(tokens), context)
+        return self.head(hidden).log_softmax(dim=-1), state
+
+    def extend(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
+        hidden, state = self.trunk.extend(state, self.token_values(tokens))
+        return self.head(hidden).log_softmax(dim=-1), state
+
+    def row_bytes(self, length: int) -> int:
+        table = max(length, 1) * 3 * 2**self.sites_per_token
+        return (self.trunk.token_floats(length) + table) * self.dtype.itemsize

@@ -1,0 +1,57 @@
+"""Patched recurrent network: the hidden state carries the prefix, a small head reads the conditional off it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qsr.lattice import Lattice
+from qsr.samplers.base import AutoregressiveSampler
+
+CELLS = {"GRU": nn.GRU, "ELMAN": nn.RNN}
+
+
+@dataclass
+class RecurrentState:
+    """Hidden states (B, t, H) after the inputs of the last call; after `prefill` that is all of them, t = length + 1."""
+
+    hidden: Tensor
+    length: int
+
+    def branch(self, length: int, copies: int, rows: slice = slice(None)) -> RecurrentState:
+        assert self.hidden.shape[1] == self.length + 1, "only a prefilled state can be branched"
+        return RecurrentState(self.hidden[rows, length : length + 1].repeat_interleave(copies, dim=0), length)
+
+
+class PatchedRNN(AutoregressiveSampler):
+    """RNN over patches (arXiv 2306.03921). Input j is patch j-1 (zeros for j = 0); the head is Linear-ReLU-Linear.
+
+    Args:
+        lattice, patch: what the sequence runs over.
+        width: H, the hidden width.
+        cell: "GRU" or "ELMAN" (tanh).
+
+    The context of a conditioned RNN, (B, H), is its initial hidden state.
+    """
+
+    def __init__(self, lattice: Lattice, patch: str, width: int, cell: str = "GRU") -> None:
+        super().__init__(lattice, torch.from_numpy(lattice.patches(patch)))
+        self.width = width
+        self.rnn = CELLS[cell](self.sites_per_token, width, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2**self.sites_per_token))
+
+    def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, RecurrentState]:
+        inputs = nn.functional.pad(self.token_values(tokens).to(self.dtype), (0, 0, 1, 0))  # the start input: zeros
+        initial = None if context is None else context[None].contiguous()
+        hidden, _ = self.rnn(inputs, initial)
+        return self.head(hidden).log_softmax(dim=-1), RecurrentState(hidden, tokens.shape[1])
+
+    def extend(self, state: RecurrentState, tokens: Tensor) -> tuple[Tensor, RecurrentState]:
+        hidden, _ = self.rnn(self.token_values(tokens).to(self.dtype), state.hidden[None, :, -1].contiguous())
+        length = state.length + tokens.shape[1]
+        return self.head(hidden).log_softmax(dim=-1), RecurrentState(hidden, length)
+
+    def row_bytes(self, length: int) -> int:
+        return max(length, 1) * (6 * self.width + 3 * 2**self.sites_per_token) * self.dtype.itemsize

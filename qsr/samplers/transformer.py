@@ -1,0 +1,270 @@
+"""The one causal transformer: patches to tokens, positions, layers, and the cache of keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, scaled_dot_product_attention
+
+from qsr.samplers.settings import TransformerHparams
+
+
+@dataclass
+class LayerCache:
+    """Keys and values of one layer: a prefix that `copies` adjacent rows share, and what each row has read since.
+
+    Shapes: prefix (B, heads, t, d), own (B, heads, copies, s, d).
+    """
+
+    copies: int = 1
+    prefix: tuple[Tensor, Tensor] | None = None
+    own: tuple[Tensor, Tensor] | None = None
+    buffer: tuple[Tensor, Tensor] | None = None  # room that `own` grows into while sampling
+
+    def append(self, keys: Tensor, values: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
+        """Add keys and values (B, heads, copies, w, d); all of `own` comes back.
+
+        Without gradients they are written into a buffer of `capacity` positions (0: none, which costs a copy per call).
+        """
+        if torch.is_grad_enabled() or capacity == 0:
+            joined = (
+                (keys, values) if self.own is None else (torch.cat([self.own[0], keys], 3), torch.cat([self.own[1], values], 3))
+            )
+            self.own = joined
+            return joined
+        used = 0 if self.own is None else self.own[0].shape[3]
+        if self.buffer is None:
+            shape = (*keys.shape[:3], capacity, keys.shape[4])
+            self.buffer = keys.new_empty(shape), keys.new_empty(shape)
+        end = used + keys.shape[3]
+        self.buffer[0][:, :, :, used:end] = keys
+        self.buffer[1][:, :, :, used:end] = values
+        self.own = self.buffer[0][:, :, :, :end], self.buffer[1][:, :, :, :end]
+        return self.own
+
+    def branch(self, length: int, copies: int, rows: slice) -> LayerCache:
+        assert self.own is not None and self.prefix is None, "a branch cannot be branched again"
+        return LayerCache(copies, (self.own[0][rows, :, 0, :length], self.own[1][rows, :, 0, :length]))
+
+
+@dataclass
+class TransformerState:
+    """Caches of all layers after the start token and `length` patches; `shift` is what conditioning adds to the tokens."""
+
+    length: int
+    layers: list[LayerCache]
+    shift: Tensor | None = None  # (B, n, H)
+    copies: int = 1
+
+    def branch(self, length: int, copies: int, rows: slice = slice(None)) -> TransformerState:
+        shift = None if self.shift is None else self.shift[rows]
+        # One more than `length`: the start token was read, too.
+        return TransformerState(length, [cache.branch(length + 1, copies, rows) for cache in self.layers], shift, copies)
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention and feed-forward with residuals; post-norm as torch's encoder layer, or pre-norm."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, norm_first: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_first = norm_first
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.linear1 = nn.Linear(width, feedforward)
+        self.linear2 = nn.Linear(feedforward, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: LayerCache, capacity: int) -> Tensor:
+        """(R, w, H) tokens to (R, w, H), R = B*copies rows; reads and extends the cache."""
+        if self.norm_first:
+            x = x + self.dropout(self._attention(self.norm1(x), cache, capacity))
+            return x + self.dropout(self._feedforward(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self._attention(x, cache, capacity)))
+        return self.norm2(x + self.dropout(self._feedforward(x)))
+
+    def _feedforward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(self.linear1(x).relu()))
+
+    def _attention(self, x: Tensor, cache: LayerCache, capacity: int) -> Tensor:
+        rows, w, width = x.shape
+        # (B, copies, w, 3, heads, d) -> 3 x (B, heads, copies, w, d): copies of a row stay together, for one product
+        # with the prefix that they share.
+        split = self.qkv(x).view(rows // cache.copies, cache.copies, w, 3, self.heads, width // self.heads)
+        query, key, value = split.permute(3, 0, 4, 1, 2, 5)
+        keys, values = cache.append(key, value, capacity)
+        dropout = self.dropout.p if self.training else 0.0
+        if cache.prefix is None:
+            mixed = _causal_attention(query.squeeze(2), keys.squeeze(2), values.squeeze(2), dropout).unsqueeze(2)
+        else:
+            mixed = _branched_attention(query, keys, values, *cache.prefix)
+        return self.out(mixed.permute(0, 2, 3, 1, 4).reshape(rows, w, width))
+
+
+def _causal_attention(query: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+    """The last w of s positions attend to all up to themselves: (B, heads, w, d) with (B, heads, s, d)."""
+    w, s = query.shape[2], keys.shape[2]
+    if w == 1:
+        return scaled_dot_product_attention(query, keys, values, dropout_p=dropout)
+    if w == s:
+        return scaled_dot_product_attention(query, keys, values, dropout_p=dropout, is_causal=True)
+    mask = torch.ones(w, s, dtype=torch.bool, device=query.device).tril(s - w)
+    return scaled_dot_product_attention(query, keys, values, attn_mask=mask, dropout_p=dropout)
+
+
+def _branched_attention(query: Tensor, keys: Tensor, values: Tensor, prefix_keys: Tensor, prefix_values: Tensor) -> Tensor:
+    """Attention of (B, heads, copies, w, d) to a prefix (B, heads, t, d) shared by the copies, and causally to their own."""
+    batch, heads, copies, w, d = query.shape
+    s, t = keys.shape[3], prefix_keys.shape[2]
+    query = query * d**-0.5
+    together = query.reshape(batch, heads, copies * w, d)
+    before = (together @ prefix_keys.transpose(-1, -2)).view(batch, heads, copies, w, t)
+    own = query @ keys.transpose(-1, -2)
+    if w > 1:
+        hidden = torch.ones(w, s, dtype=torch.bool, device=query.device).triu(s - w + 1)
+        own = own.masked_fill(hidden, float("-inf"))
+    weights = torch.cat([before, own], dim=-1).softmax(dim=-1)
+    mixed = weights[..., :t].reshape(batch, heads, copies * w, t) @ prefix_values
+    return mixed.view(batch, heads, copies, w, d) + weights[..., t:] @ values
+
+
+class CausalTransformer(nn.Module):
+    """Hidden vector of every position of a patch sequence: position t has read the start token and patches < t.
+
+    Args:
+        settings: widths, layers, token and position kinds.
+        grid: arrangement of the n patches, (n,) or (rows, columns).
+        sites_per_patch: p.
+        context_size: C of a context (B, C) that is added to all tokens (arXiv 2306.03921, LPTF); None without one.
+        repeat_context: add the context as it is, instead of Linear+ReLU to one vector per token.
+    """
+
+    def __init__(
+        self,
+        settings: TransformerHparams,
+        grid: tuple[int, ...],
+        sites_per_patch: int,
+        context_size: int | None = None,
+        repeat_context: bool = False,
+    ) -> None:
+        super().__init__()
+        self.width = settings.Nh
+        self.heads = settings.nhead
+        self.feedforward = settings.dim_feedforward or 4 * settings.Nh
+        self.num_patches = 1
+        for size in grid:
+            self.num_patches *= size
+        self.tokens = PatchTokens(settings.token, sites_per_patch, self.width)
+        self.positions = Positions(settings.positions, grid, self.width)
+        self.layers = nn.ModuleList(
+            TransformerLayer(self.width, self.heads, self.feedforward, settings.dropout, settings.norm_first)
+            for _ in range(settings.num_layers)
+        )
+        self.norm = nn.LayerNorm(self.width) if settings.norm_first else nn.Identity()
+        self.repeat_context = repeat_context
+        project = context_size is not None and not repeat_context
+        self.context = nn.Linear(context_size or 0, self.num_patches * self.width) if project else None
+
+    def prefill(self, values: Tensor, context: Tensor | None = None) -> tuple[Tensor, TransformerState]:
+        """Read the start token and patches (B, t, p): hidden vectors (B, t+1, H) and the state."""
+        state = TransformerState(-1, [LayerCache() for _ in self.layers], self._shift(context))
+        start = self.tokens.start(len(values))
+        tokens = torch.cat([start, self.tokens(values)], dim=1) if values.shape[1] else start
+        return self._advance(state, tokens)
+
+    def extend(self, state: TransformerState, values: Tensor) -> tuple[Tensor, TransformerState]:
+        """Read w more patches (B*copies, w, p): hidden vectors (B*copies, w, H) and the new state."""
+        return self._advance(state, self.tokens(values))
+
+    def _advance(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
+        first = state.length + 1
+        end = first + tokens.shape[1]
+        x = tokens + self.positions()[first:end]
+        if state.shift is not None:
+            x = x + state.shift[:, first:end].repeat_interleave(state.copies, dim=0)
+        for layer, cache in zip(self.layers, state.layers, strict=True):
+            # A branch usually runs to the end of the sequence at once: no room to grow.
+            x = layer(x, cache, capacity=0 if cache.prefix is not None else self.num_patches)
+        return self.norm(x), TransformerState(end - 1, state.layers, state.shift, state.copies)
+
+    def _shift(self, context: Tensor | None) -> Tensor | None:
+        if context is None:
+            return None
+        if self.repeat_context:
+            return context[:, None].expand(-1, self.num_patches, -1)
+        assert self.context is not None, "this transformer was built without a context"
+        return self.context(context).relu().view(-1, self.num_patches, self.width)
+
+    def token_floats(self, length: int) -> int:
+        """Numbers held at once while one row reads `length` tokens (an upper estimate)."""
+        scores = 2 * self.heads * self.num_patches
+        return max(length, 1) * (scores + 8 * self.width + 2 * self.feedforward)
+
+
+class PatchTokens(nn.Module):
+    """(B, t, p) site states to (B, t, H) tokens: a table over the 2^p patches, or tanh(Linear)."""
+
+    def __init__(self, kind: str, sites_per_patch: int, width: int) -> None:
+        super().__init__()
+        self.sites_per_patch = sites_per_patch
+        self.linear = nn.Linear(sites_per_patch, width) if kind == "linear" else None
+        self.embedding = nn.Embedding(2**sites_per_patch + 1, width) if kind == "embedding" else None
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.linear is not None:
+            return self.linear(values.to(self.linear.weight.dtype)).tanh()
+        assert self.embedding is not None
+        digits = 2 ** torch.arange(self.sites_per_patch, device=values.device)
+        return self.embedding((values.long() * digits).sum(dim=-1))
+
+    def start(self, batch: int) -> Tensor:
+        """(B, 1, H) the token before the first patch: zeros through tanh(Linear), or its own row of the table."""
+        if self.linear is not None:
+            return self.linear.bias.tanh().expand(batch, 1, -1)
+        assert self.embedding is not None
+        return self.embedding.weight[-1].expand(batch, 1, -1)
+
+
+class Positions(nn.Module):
+    """(n, H) encoding of the patches' places on their grid."""
+
+    fixed: Tensor
+
+    def __init__(self, kind: str, grid: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        self.learned = nn.Parameter(0.02 * torch.randn(*grid, width)) if kind == "learned" else None
+        if self.learned is None:
+            self.register_buffer("fixed", sinusoidal_encoding(grid, width), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.fixed if self.learned is None else self.learned.flatten(0, -2)
+
+
+def sinusoidal_encoding(grid: tuple[int, ...], width: int) -> Tensor:
+    """(n, H) constant encoding of NN-QSR: the first 3H/4 entries hold sines and cosines, the rest is zero.
+
+    In 2-D entries i..i+3 (i = 0, 4, ...) are sin(x/f_i), cos(x/f_{i+1}), sin(y/f_i), cos(y/f_{i+1}), and in 1-D entries
+    i, i+1 (i = 0, 2, ...) are sin(t/f_i), cos(t/f_{i+1}), with f_i = 10000^(2i/m), m = 3H//4.
+    """
+    m = 3 * width // 4
+    places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, len(grid)).double()
+    encoding = torch.zeros(len(places), width, dtype=torch.float64)
+    block = 2 * len(grid)
+    for i in range(0, m, block):
+        for axis in range(len(grid)):
+            for offset, wave in enumerate((torch.sin, torch.cos)):
+                column = i + 2 * axis + offset
+                if column < width:
+                    encoding[:, column] = wave(places[:, axis] / 10000 ** (2 * (i + offset) / m))
+    return encoding.to(torch.get_default_dtype())
+
+
+def resize_positions(weights: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Learned positions (*old grid, H) on a new grid (*grid, H), edges on edges (arXiv 2010.11929, section 3.2)."""
+    mode = "bilinear" if len(grid) == 2 else "linear"
+    channels_first = weights.movedim(-1, 0)[None]
+    return interpolate(channels_first, size=grid, mode=mode, align_corners=True)[0].movedim(0, -1).contiguous()

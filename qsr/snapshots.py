@@ -1,0 +1,78 @@
+"""The one file format for sampled or measured configurations: HDF5, schema `qsr-snapshots/1`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from qsr.hparams.base import ConfigError
+
+SCHEMA = "qsr-snapshots/1"
+OPTIONAL_COLUMNS = {"labels": np.int64, "state_id": np.int64, "log_prob": np.float64, "local_energy": np.float64}
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Configurations with what is known of each of them.
+
+    Attributes:
+        configs: (S, N) uint8, 0 ground and 1 excited; site i = x*Ly + y.
+        positions: (N, 2) in lattice constants.
+        columns: any of labels, state_id (int64), log_prob, local_energy (float64), each (S,).
+        params: Hamiltonian parameters of each configuration (delta, Omega, V, ...), each (S,) float64.
+        attributes: Lx, Ly, boundary, and `hamiltonian` as a JSON-ready mapping.
+    """
+
+    configs: NDArray[np.uint8]
+    positions: NDArray[np.float64]
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    params: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def write_snapshots(path: str | Path, snapshots: Snapshots) -> None:
+    """Write to `path` (callers that must not leave half a file write beside it and rename)."""
+    count = len(snapshots.configs)
+    with h5py.File(path, "w") as file:
+        file.attrs["schema"] = SCHEMA
+        file.attrs["basis"] = "0 = ground, 1 = excited"
+        file.attrs["site_order"] = "site i = x*Ly + y"
+        for name, value in snapshots.attributes.items():
+            file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+        file.create_dataset("configs", data=snapshots.configs.astype(np.uint8), compression="gzip", compression_opts=1)
+        file.create_dataset("positions", data=snapshots.positions)
+        for name, values in snapshots.columns.items():
+            file.create_dataset(name, data=np.asarray(values, dtype=OPTIONAL_COLUMNS[name]), shape=(count,))
+        for name, values in snapshots.params.items():
+            file.create_dataset(f"params/{name}", data=values, shape=(count,))
+
+
+def read_snapshots(path: str | Path) -> Snapshots:
+    """Read a snapshot file.
+
+    Raises:
+        ConfigError: for a missing file, one that is not HDF5, or one of another schema.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            schema = file.attrs.get("schema")
+            if schema != SCHEMA:
+                raise ConfigError(f"{path}: schema {schema!r}, expected {SCHEMA!r}")
+            attributes = {name: value for name, value in file.attrs.items() if name not in ("schema", "basis", "site_order")}
+            if "hamiltonian" in attributes:
+                attributes["hamiltonian"] = json.loads(attributes["hamiltonian"])
+            return Snapshots(
+                file["configs"][:],
+                file["positions"][:],
+                {name: file[name][:] for name in OPTIONAL_COLUMNS if name in file},
+                {name: values[:] for name, values in file.get("params", {}).items()},
+                attributes,
+            )
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"{path}: not a snapshot file ({error})") from None

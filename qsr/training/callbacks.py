@@ -1,0 +1,90 @@
+"""What watches a fit: the history file, the progress bar, and the lines of the log."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from qsr.estimators.statistics import Estimate
+from qsr.runs import History
+from qsr.training.protocols import Callback, Metrics
+from qsr.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+UNITS = {"energy": "Omega", "energy_error": "Omega", "variance": "Omega^2", "kl": "nat", "kl_variance": "nat^2", "seconds": "s"}
+
+
+class HistoryWriter(Callback):
+    """A row of the run's history for every step; cut back to the checkpoint when the run goes back to one."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        history.units.update(UNITS)
+        self._clock = time.perf_counter()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._clock = time.perf_counter()
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        now = time.perf_counter()
+        self.history.append("steps", {"step": trainer.step, **metrics, "seconds": now - self._clock})
+        self._clock = now
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        self.history.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.history.length("steps"), "epochs": self.history.length("epochs")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history.truncate(state)
+
+
+def describe(metrics: Metrics, num_sites: int, samples: int) -> str:
+    """One line of progress: the energy per site with its error and variance, or the divergence from a teacher."""
+    if "energy" in metrics:
+        energy = Estimate(metrics["energy"] / num_sites, metrics["energy_error"] / num_sites)
+        return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}"
+    return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
+
+
+class ProgressBar(Callback):
+    """A bar on the terminal with energy, error, variance and the time left."""
+
+    def __init__(self, num_sites: int) -> None:
+        self.num_sites = num_sites
+        self.bar: Any = None
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=0.5)
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.bar.set_postfix_str(describe(metrics, self.num_sites, trainer.settings.train.B), refresh=False)
+        self.bar.update(trainer.step - self.bar.n)
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        self._close()
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class ProgressLog(Callback):
+    """A log line about twenty times a run, for output.txt and for terminals without a bar."""
+
+    def __init__(self, num_sites: int) -> None:
+        self.num_sites = num_sites
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        if trainer.step % max(1, trainer.steps // 20) == 0:
+            line = describe(metrics, self.num_sites, trainer.settings.train.B)
+            logger.info("step %d/%d  %s", trainer.step, trainer.steps, line)

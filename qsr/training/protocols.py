@@ -1,0 +1,79 @@
+"""What the trainer is made of: objectives own the loss, update rules own the step, callbacks watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from qsr.training.trainer import Trainer
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """Names one minibatch; its draws are seeded by this (see `qsr.training.random`)."""
+
+    seed: int
+    step: int
+    minibatch: int
+
+
+class Batch(Protocol):
+    """Whatever an objective's loss needs; it knows its key."""
+
+    @property
+    def key(self) -> BatchKey: ...
+
+
+class Objective(Protocol):
+    """Owns the loss; each kind says which models and batches it takes."""
+
+    def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[Sequence[BatchKey]]:
+        """The minibatches of each step of an epoch, from its step `first` on; endless for samplers."""
+
+    def prepare(self, model: Any, keys: Sequence[BatchKey]) -> tuple[Sequence[Batch], Metrics]:
+        """What must be known of all minibatches of a step before any loss (for VMC: samples and the mean energy)."""
+
+    def loss(self, model: Any, batch: Any) -> tuple[Tensor, Metrics]:
+        """Scalar whose gradients are summed over the minibatches of a step, and what to record (averaged over them)."""
+
+
+class UpdateRule(Protocol):
+    """Owns the step: a torch optimizer with its scheduler and clipping, a natural gradient, a closed-form sweep."""
+
+    def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
+        """Change the model's weights by one step."""
+
+    def slow_down(self) -> None:
+        """Halve the rate of all steps to come (after a step that was not finite)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs, in plain containers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Callback:
+    """Watches a fit; every hook may be left out."""
+
+    def on_fit_start(self, trainer: Trainer) -> None: ...
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None: ...
+
+    def on_epoch_end(self, trainer: Trainer) -> None: ...
+
+    def on_checkpoint(self, trainer: Trainer) -> None: ...
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None: ...
+
+    def on_fit_end(self, trainer: Trainer) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,0 +1,19 @@
+"""The randomness rule: every draw comes from a generator seeded by what is drawn, never from hidden state."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def derived_seed(seed: int, purpose: str, *counters: int) -> int:
+    """A 63-bit seed for one purpose ("init", "sample", "dropout", ...) at given counters (step, minibatch, ...)."""
+    words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters]).generate_state(2, dtype=np.uint32)
+    return (int(words[0]) << 31) ^ int(words[1])
+
+
+def generator_for(device: torch.device | str, seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """A fresh generator on `device`, seeded by `derived_seed`."""
+    return torch.Generator(device=device).manual_seed(derived_seed(seed, purpose, *counters))

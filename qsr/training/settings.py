@@ -1,0 +1,205 @@
+"""Settings of a training run: steps and batch, optimizer, scheduler, gradient clipping, checkpoints."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
+
+NO_OUTPUT = "<NONE>"
+
+
+class TrainHparams(Hparams):
+    """Batch, steps, learning rate, seed and output of a run (names as in NN-QSR)."""
+
+    section: ClassVar[str] = "train"
+
+    L: int | None = Hparam(None, ge=1, help="number of sites (8x8: L=64); without Lx and Ly the lattice is a square")
+    Q: int = Hparam(1, ge=1, help="number of minibatches per step")
+    K: int = Hparam(256, ge=1, help="number of samples per minibatch")
+    B: int | None = Hparam(None, ge=2, help="samples per step; always Q*K, refused if it is not")
+    NLOOPS: int | None = Hparam(
+        None, ge=1, help="number of loops over the sequence for the flips, at most its length; None: one per position"
+    )
+    steps: int = Hparam(2000, ge=0, help="number of training steps")
+    dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
+    lr: float = Hparam(5e-3, gt=0, allow_inf_nan=False, help="learning rate (the peak, where the scheduler has one)")
+    seed: int = Hparam(0, ge=0, lt=2**63, help="seed of the initial weights and of every draw")
+    sgrad: bool = Hparam(False, help="keep the graph of log p from sampling on, instead of a second forward pass")
+    true_grad: bool = Hparam(False, help="also differentiate the local energies through the flips (same mean, noisier, slower)")
+    sub_directory: str = Hparam("", help="appended to the name of the run's directory")
+    memory_MiB: int = Hparam(256, ge=1, help="memory for the intermediate results of one chunk of flips")
+    precision: str = Hparam("float32", pattern="^float(32|64)$", help="number format of the network: float32 | float64")
+
+    @model_validator(mode="after")
+    def _batch(self) -> Any:
+        if self.B is None:
+            self.__dict__["B"] = self.Q * self.K
+        elif self.B != self.Q * self.K:
+            raise ConfigError(f"train.B={self.B}: must be Q*K = {self.Q}*{self.K} = {self.Q * self.K}")
+        if self.Q * self.K < 2:
+            raise ConfigError(f"train.K={self.K}: a step needs at least two samples (Q*K = {self.Q * self.K})")
+        return self
+
+    @property
+    def writes(self) -> bool:
+        """Whether the run has an output directory."""
+        return self.dir != NO_OUTPUT
+
+
+class NamedHparams(Hparams):
+    """A class of torch by its name, with its keyword arguments written beside the name: `name=SGD momentum=0.9`."""
+
+    # Arguments that are set elsewhere -> where.
+    reserved: ClassVar[dict[str, str]] = {}
+
+    name: str
+    kwargs: dict[str, Any] = Hparam({}, help="keyword arguments of the torch class, typed as in its signature")
+
+    @classmethod
+    def target(cls, name: str) -> Any:
+        """The torch class of that name, or None."""
+        raise TypeError(f"{cls.__name__} is an abstract section")
+
+    @classmethod
+    def choices(cls) -> list[str]:
+        """Every name that is understood."""
+        raise TypeError(f"{cls.__name__} is an abstract section")
+
+    @classmethod
+    def parse_text(cls, values: Mapping[str, str]) -> dict[str, Any]:
+        """Words that are not fields are keyword arguments of the named class; their type is that of its default."""
+        name = values.get("name", cls.model_fields["name"].default)
+        own = {key: cls.parse_value(key, text) for key, text in values.items() if key in cls.model_fields and key != "kwargs"}
+        if "kwargs" in values:
+            raise ConfigError(f"{cls.section}.kwargs: write the arguments themselves, for example name=SGD momentum=0.9")
+        words = {key: text for key, text in values.items() if key not in cls.model_fields}
+        if words:
+            defaults = cls.keyword_defaults(cls.canonical(name))
+            own["kwargs"] = {key: _typed(f"{cls.section}.{key}", text, defaults.get(key)) for key, text in words.items()}
+        return own
+
+    @classmethod
+    def canonical(cls, name: str) -> str:
+        """The name in torch's capitals.
+
+        Raises:
+            ConfigError: for a name that torch does not have.
+        """
+        found = {choice.lower(): choice for choice in cls.choices()}.get(name.lower())
+        if found is None:
+            raise ConfigError(f"{cls.section}.name={name}: unknown {cls.section}{nearest(name, cls.choices())}")
+        return found
+
+    @classmethod
+    def keyword_defaults(cls, name: str) -> dict[str, Any]:
+        """Keyword arguments of the named class with their defaults (`inspect.Parameter.empty` if it has none)."""
+        target = cls.target(name)
+        if target is None:
+            return {}
+        parameters = list(inspect.signature(target.__init__).parameters.values())[2:]  # without self and params/optimizer
+        return {parameter.name: parameter.default for parameter in parameters}
+
+    @model_validator(mode="after")
+    def _known_class(self) -> Any:
+        self.__dict__["name"] = self.canonical(self.name)
+        known = self.keyword_defaults(self.name)
+        for key in self.kwargs:
+            if key in self.reserved:
+                raise ConfigError(f"{self.section}.{key}: {self.reserved[key]}")
+            if key not in known:
+                raise ConfigError(f"{self.section}.{key}: {self.name} has no such argument{nearest(key, known)}")
+        return self
+
+
+def _typed(where: str, text: str, default: Any) -> Any:
+    """`text` in the type of an argument's default; numbers where the default does not tell."""
+    try:
+        if isinstance(default, bool) or (default is None and text.lower() in ("true", "false")):
+            return {"true": True, "false": False}[text.lower()]
+        if text.lower() == "none":
+            return None
+        if isinstance(default, str):
+            return text
+        if isinstance(default, (tuple, list)) or "," in text:
+            return [float(part) for part in text.strip("()[]").split(",")]
+        # torch writes float defaults as integers (momentum=0), so whole numbers stay whole and others are floats.
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except (ValueError, KeyError):
+        raise ConfigError(f"{where}={text}: must be of the type of its default, {default!r}") from None
+
+
+class OptimizerHparams(NamedHparams):
+    """Any optimizer of torch.optim."""
+
+    section: ClassVar[str] = "optimizer"
+    reserved: ClassVar[dict[str, str]] = {"lr": "set train.lr instead", "params": "the model's parameters are used"}
+
+    name: str = Hparam("Adam", help="class in torch.optim; its arguments follow as name=value")
+
+    @classmethod
+    def choices(cls) -> list[str]:
+        import torch
+
+        excluded = ("Optimizer", "SparseAdam")  # the base class, and one for sparse gradients only
+        return [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
+
+    @classmethod
+    def target(cls, name: str) -> Any:
+        import torch
+
+        return getattr(torch.optim, name)
+
+
+class SchedulerHparams(NamedHparams):
+    """Any learning-rate scheduler of torch.optim.lr_scheduler, stepped once per training step."""
+
+    section: ClassVar[str] = "scheduler"
+    reserved: ClassVar[dict[str, str]] = {"optimizer": "the run's optimizer is used", "max_lr": "set train.lr instead"}
+
+    # A warm-up to a higher peak and an annealed end: see benchmarks/defaults.py.
+    name: str = Hparam("OneCycleLR", help="class in torch.optim.lr_scheduler, or none; its arguments follow as name=value")
+
+    @classmethod
+    def choices(cls) -> list[str]:
+        import torch
+
+        module = torch.optim.lr_scheduler
+        # These need Python callables or other schedulers as arguments, or a metric that an endless sampler does not have.
+        excluded = ("LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "ReduceLROnPlateau")
+        return ["none", *(name for name in module.__all__ if name not in excluded)]
+
+    @classmethod
+    def target(cls, name: str) -> Any:
+        import torch
+
+        return None if name == "none" else getattr(torch.optim.lr_scheduler, name)
+
+
+class GradientClippingHparams(Hparams):
+    """Bound on the norm of the whole gradient."""
+
+    section: ClassVar[str] = "gradient_clipping"
+
+    max_norm: float | None = Hparam(1.0, gt=0, allow_inf_nan=False, help="largest norm of the gradient; None: no clipping")
+    norm_type: float = Hparam(2.0, gt=0, help="which norm")
+
+
+class CheckpointHparams(Hparams):
+    """When a run is saved for resuming."""
+
+    section: ClassVar[str] = "checkpoint"
+
+    every_n_steps: int = Hparam(100, ge=1, help="steps between checkpoints; the last two are kept")
+
+
+class ObjectiveHparams(Hparams):
+    """What a run minimises; set by the job, not on the command line."""
+
+    section: ClassVar[str] = "objective"
+
+    name: Literal["energy", "teacher"] = Hparam("energy", help="the variational energy, or KL(teacher || model)")

@@ -1,0 +1,215 @@
+"""The one training loop: steps, checkpoints, resuming, signals, and what happens when a number is not finite."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+
+from qsr.hparams import ConfigError, RunSettings
+from qsr.runs import RunDirectory
+from qsr.training.protocols import Callback, Metrics, Objective, UpdateRule
+
+logger = logging.getLogger(__name__)
+
+MAX_REWINDS = 3
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on; the last good weights are saved."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM ended a fit between two steps; everything is saved in `directory` (if the run has one)."""
+
+    def __init__(self, signum: int, directory: RunDirectory | None) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+        self.directory = directory
+
+
+class Trainer:
+    """Runs an update rule on an objective until `settings.train.steps`.
+
+    Args:
+        model: trained in place.
+        objective, update_rule: the loss and the step.
+        callbacks: called in this order at every hook.
+        settings: `train.steps`, `train.Q` and `checkpoint` are read here.
+        directory: where checkpoints and weights go; None keeps everything in memory.
+
+    Attributes:
+        step: number of steps done.
+        epoch, step_in_epoch: the same, counted in epochs of the objective.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        update_rule: UpdateRule,
+        callbacks: Sequence[Callback],
+        settings: RunSettings,
+        directory: RunDirectory | None = None,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.update_rule = update_rule
+        self.callbacks = list(callbacks)
+        self.settings = settings
+        self.directory = directory
+        self.step = 0
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.rewinds = 0
+        self._good: dict[str, Any] = {}
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the whole run."""
+        return int(self.settings.train.steps)
+
+    def fit(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
+        """
+        with torch.random.fork_rng(), _signals_noted() as noted:
+            try:
+                if not self._good:
+                    self.checkpoint()
+                self._call("on_fit_start")
+                self._run(noted)
+            except BaseException as error:
+                for callback in self.callbacks:
+                    callback.on_exception(self, error)
+                raise
+            self.model.eval()
+            self.save_weights()
+            self._call("on_fit_end")
+
+    def _run(self, noted: list[int]) -> None:
+        while self.step < self.steps:
+            epoch_done = True
+            for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
+                metrics = self.update_rule.update(self.model, self.objective, keys)
+                if not all(math.isfinite(value) for value in metrics.values()):
+                    self._rewind(metrics)
+                    epoch_done = False
+                    break
+                self.step += 1
+                self.step_in_epoch += 1
+                for callback in self.callbacks:
+                    callback.on_step_end(self, metrics)
+                last = self.step == self.steps
+                if last or noted or self.step % self.settings.checkpoint.every_n_steps == 0:
+                    self.checkpoint()
+                if noted:
+                    raise Interrupted(noted[0], self.directory)
+                if last:
+                    break
+            if epoch_done:
+                if self.step_in_epoch == 0:
+                    raise ConfigError("the objective has no data: an epoch of it has no batches")
+                self.epoch += 1
+                self.step_in_epoch = 0
+                self._call("on_epoch_end")
+
+    def _call(self, hook: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self)
+
+    # --- saving and going back --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the rest of the run depends on."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "rewinds": self.rewinds,
+            "model": {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()},
+            "update_rule": deepcopy(self.update_rule.state_dict()),
+            "callbacks": [deepcopy(callback.state_dict()) for callback in self.callbacks],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to a state; the callbacks, too (the history is cut to its length then)."""
+        self.step, self.epoch, self.step_in_epoch = state["step"], state["epoch"], state["step_in_epoch"]
+        self.rewinds = state["rewinds"]
+        self.model.load_state_dict(state["model"])
+        self.update_rule.load_state_dict(deepcopy(state["update_rule"]))
+        for callback, part in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(deepcopy(part))
+
+    def checkpoint(self) -> None:
+        """Remember this state as good, and write it if there is a directory."""
+        self._call("on_checkpoint")
+        self._good = self.state()
+        if self.directory is not None:
+            rest = {name: value for name, value in self._good.items() if name != "model"}
+            self.directory.save_checkpoint(self.step, self._good["model"], rest)
+
+    def resume(self) -> None:
+        """Go on from the directory's last checkpoint.
+
+        Raises:
+            ConfigError: if there is none.
+        """
+        found = None if self.directory is None else self.directory.latest_checkpoint()
+        if found is None:
+            raise ConfigError("nothing to resume: the run has no checkpoint")
+        self._good = {"model": found.weights, **found.state}
+        self.load_state(self._good)
+
+    def save_weights(self) -> None:
+        """Write the model's weights, if there is a directory."""
+        if self.directory is not None:
+            self.directory.save_weights(self.model.state_dict())
+
+    def _rewind(self, metrics: Metrics) -> None:
+        bad = ", ".join(f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value))
+        failed_at, rewinds = self.step, self.rewinds + 1
+        self.load_state(self._good)
+        if rewinds > MAX_REWINDS:
+            self.save_weights()
+            raise RunFailed(
+                f"step {failed_at}: {bad} after {MAX_REWINDS} rewinds; the weights of step {self.step} are kept "
+                f"(a train.lr smaller than {self.settings.train.lr} may help)"
+            )
+        for _ in range(rewinds - self.rewinds):  # the good state may be older than earlier rewinds
+            self.update_rule.slow_down()
+        self.rewinds = rewinds
+        logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, bad, self.step)
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are put on a list instead of ending the process; a second one acts at once."""
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted  # only the main thread may handle signals
+        return
+    previous: dict[int, Any] = {}
+
+    def note(signum: int, frame: Any) -> None:
+        noted.append(signum)
+        signal.signal(signum, previous[signum])
+
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        previous[caught] = signal.signal(caught, note)
+    try:
+        yield noted
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
