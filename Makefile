@@ -35,6 +35,8 @@ $(stamp): setup.cfg constraints.txt pyproject.toml
 	@$(python) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@rm -f $(VENV)/installed-*
 	@if [ -n "$(TORCH)" ]; then grep -v '^torch==' constraints.txt; else cat constraints.txt; fi > $(VENV)/constraints.txt
+	@# The CPU build of torch is a tenth of the size of the other; not every package index has it.
+	@[ -n "$(TORCH)" ] || $(python) -m pip install -qq --disable-pip-version-check "$$(grep '^torch==' constraints.txt)+cpu" >/dev/null 2>&1 || true
 	@$(python) -m pip install -qq --disable-pip-version-check -c $(VENV)/constraints.txt $(if $(TORCH),"$(TORCH)") -e '.[dev]'
 	@touch $@
 

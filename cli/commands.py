@@ -38,11 +38,23 @@ def section_command(name: str, usage: str, has_run: bool, summary: str) -> Any:
 
 def explain(context: click.Context, words: Sequence[str]) -> None:
     """Print the help of the command, or the tables of the sections named in `words`."""
-    flags = [word[2:] for word in words if word.startswith("--")]
+    flags = [word.removeprefix("--") for word in words]
     if flags:
         click.echo("\n".join(section_table(flag) for flag in flags))
     else:
         click.echo(f"{context.command.help}\n\n{sections_overview()}")
+
+
+def words_of(run: Path | None, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The section words of a help line: click takes the first of them for RUN."""
+    return words if run is None or not str(run).startswith("--") else (str(run), *words)
+
+
+def required(run: Path | None, words: tuple[str, ...]) -> Path:
+    """RUN, which comes before the sections."""
+    if run is None or str(run).startswith("--"):
+        raise ConfigError(f"RUN: expected a run directory before the sections, found {' '.join([str(run or ''), *words])!r}")
+    return run
 
 
 @contextmanager
@@ -100,13 +112,14 @@ def train(context: click.Context, words: tuple[str, ...], helped: bool, preset: 
 )
 @click.pass_context
 def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool) -> None:
-    if helped or run is None:
-        return explain(context, words if run is None else (str(run), *words))
+    if helped:
+        return explain(context, words_of(run, words))
+    stored = required(run, words)
     tree = parse_sections(words)
     if "model" in tree:
         raise ConfigError(f"--{tree['model']['type']}: the weights fix the model; use 'qsr transfer' for another architecture")
     with interruptible(), terminal() as bar:
-        finish(jobs.finetune(run, **tree, progress=bar))
+        finish(jobs.finetune(stored, **tree, progress=bar))
     return None
 
 
@@ -119,15 +132,16 @@ def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings below the given ones.")
 @click.pass_context
 def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool, preset: str | None) -> None:
-    if helped or run is None:
-        return explain(context, words if run is None else (str(run), *words))
+    if helped:
+        return explain(context, words_of(run, words))
+    stored = required(run, words)
     tree = parse_sections(words)
     if "hamiltonian" in tree:
         raise ConfigError(
             f"--{tree['hamiltonian']['type']}: a transfer keeps the teacher's Hamiltonian; change it with 'qsr finetune'"
         )
     with interruptible(), terminal() as bar:
-        finish(jobs.transfer(run, **tree, preset=preset, progress=bar))
+        finish(jobs.transfer(stored, **tree, preset=preset, progress=bar))
     return None
 
 

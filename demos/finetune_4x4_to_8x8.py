@@ -12,8 +12,8 @@ def main(steps: int = 400, directory: str = "runs/finetune") -> dict[str, float]
     model = qsr.PTF(patch="2x2", Nh=16, nhead=2)
     train = {"steps": steps, "K": 128, "lr": 1e-2, "dir": directory}
     small = qsr.train(qsr.Rydberg(Lx=4, Ly=4), model, train={**train, "steps": 2 * steps, "K": 256})
-    before = qsr.finetune(str(small.path), train={**train, "steps": 0}, hamiltonian={"Lx": 8, "Ly": 8})
-    after = qsr.finetune(str(small.path), train=train, hamiltonian={"Lx": 8, "Ly": 8})
+    before = qsr.finetune(small, train={**train, "steps": 0}, hamiltonian={"Lx": 8, "Ly": 8})
+    after = qsr.finetune(small, train=train, hamiltonian={"Lx": 8, "Ly": 8})
     scratch = qsr.train(qsr.Rydberg(Lx=8, Ly=8), model, train=train)
 
     energies = {}

@@ -2,26 +2,28 @@
 
 import argparse
 import logging
+import sys
 import time
-from pathlib import Path
 
 import qsr
 
 TOLERANCE = 1e-3
 
 
-def main(steps: int = 2000, samples: int = 32768, directory: str = "runs/demo") -> float:
+def main(steps: int = 700, samples: int = 32768, directory: str = "runs/demo") -> float:
     """Train, evaluate and draw; the relative error of the energy comes back."""
     array = qsr.Rydberg(Lx=4, Ly=4, V=7, delta=1, Omega=1)
     started = time.perf_counter()
-    run = qsr.train(array, qsr.PTF(patch="2x2"), train={"steps": steps, "K": 256, "dir": directory}, progress=True)
+    run = qsr.train(
+        array, qsr.PTF(patch="2x2"), train={"steps": steps, "K": 1024, "lr": 0.01, "dir": directory}, progress=sys.stderr.isatty()
+    )
     seconds = time.perf_counter() - started
     found = qsr.evaluate(run, samples, 1024, write=True)
     exact = qsr.exact(array)
-    picture = qsr.plot(str(run.path))
+    picture = qsr.plot(run)
 
     relative = abs(found.energy.mean - exact.energy) / abs(exact.energy)
-    print(f"trained {steps} steps in {seconds:.0f} s: {Path(run.path or '')}")
+    print(f"trained {steps} steps in {seconds:.0f} s: {run.path}")
     print(f"energy per site   {found.energy_per_site}   ({samples} samples)")
     print(f"exact             {exact.energy / 16:.8f}")
     print(f"relative error    {relative:.1e}   z-score {found.z_score(exact.energy):+.1f}")
@@ -33,7 +35,7 @@ def main(steps: int = 2000, samples: int = 32768, directory: str = "runs/demo") 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--dir", default="runs/demo")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -74,5 +74,5 @@ def read_snapshots(path: str | Path) -> Snapshots:
                 {name: values[:] for name, values in file.get("params", {}).items()},
                 attributes,
             )
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: not a snapshot file ({error})") from None

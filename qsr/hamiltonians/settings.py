@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class LatticeHparams(Hparams):
     """A problem on an Lx x Ly lattice."""
 
+    energy_unit: ClassVar[str] = "J"  # which parameter sets the scale of all energies
+
     Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
     Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
     boundary: Literal["open", "periodic"] = Hparam("open", help="boundary condition, in both directions")
@@ -62,6 +64,7 @@ class Rydberg(LatticeHparams):
     """
 
     section: ClassVar[str] = "rydberg"
+    energy_unit: ClassVar[str] = "Omega"
 
     positions: Positions | None = Hparam(
         None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"

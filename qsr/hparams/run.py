@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from qsr.hparams.base import ConfigError, Hparams, nearest
@@ -53,10 +53,10 @@ class RunSettings:
         if preset is not None:
             written = _with_preset(written, preset)
 
-        train = dict(written.get("train", {}))
-        hamiltonian = sized_hamiltonian(written["hamiltonian"], train.get("L"))
+        train: Any = hparams_class("train")(**written.get("train", {}))
+        hamiltonian = sized_hamiltonian(written["hamiltonian"], train.L)
         settings = cls(
-            train=hparams_class("train")(**{**train, "L": train.get("L") or hamiltonian.num_sites}),
+            train=train.updated({"L": train.L or hamiltonian.num_sites}),
             model=_build(written["model"], role="model"),
             hamiltonian=hamiltonian,
             **{name: hparams_class(name)(**written.get(name, {})) for name in known[3:]},
@@ -82,31 +82,30 @@ class RunSettings:
     def updated(self, tree: Mapping[str, Any]) -> RunSettings:
         """These settings with the given ones on top (used by fine-tuning): a section of another type replaces the stored one.
 
-        The lattice follows what is given: a new L without Lx and Ly means a square, new Lx and Ly set L.
+        The lattice follows what is given: a new L without Lx and Ly means a square, new Lx and Ly set L; another
+        Hamiltonian keeps the lattice unless it gets one of its own.
+
+        Raises:
+            ConfigError: as `from_tree`; also for a model section, and for free positions with a Hamiltonian on a lattice.
         """
         merged: dict[str, Any] = self.tree()
         changes = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
         if "model" in changes:
             raise ConfigError("a model section: the weights fix the model; use 'qsr transfer' to train another architecture")
-        size_given = changes.get("train", {}).get("L") is not None
         shape_given = any(changes.get("hamiltonian", {}).get(name) is not None for name in ("Lx", "Ly", "positions"))
+        size_given = changes.get("train", {}).get("L") not in (None, self.train.L)
         if size_given or shape_given:
             for name in ("Lx", "Ly", "positions"):
                 merged["hamiltonian"].pop(name, None)
             merged["train"].pop("L")
             merged["train"].pop("NLOOPS")
         for name, values in changes.items():
-            same = values.get("type") in (None, merged.get(name, {}).get("type"))
-            merged[name] = {**(merged.get(name, {}) if same else {}), **values}
+            merged[name] = _merged(merged.get(name, {}), values)
         batch = changes.get("train", {})
         if ("K" in batch or "Q" in batch) and "B" not in batch:
             merged["train"].pop("B")
         _forget_model_sizes(merged["model"])
         return RunSettings.from_tree(merged)
-
-    def with_train(self, **values: Any) -> RunSettings:
-        """A copy with some `train` settings replaced."""
-        return replace(self, train=self.train.updated(values))
 
     def tree(self) -> dict[str, Any]:
         """JSON-ready mapping of every setting; `from_tree(settings.tree()) == settings`."""
@@ -116,6 +115,22 @@ class RunSettings:
             typed = field.name in ("model", "hamiltonian")
             tree[field.name] = dump_typed(section) if typed else section.model_dump(mode="json")
         return tree
+
+
+def _merged(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored section with new values on top.
+
+    Another `type` of problem keeps the lattice only, another `name` of a torch class keeps nothing; `kwargs` of the same
+    class are merged one by one.
+    """
+    if values.get("type") not in (None, stored.get("type")):
+        if stored.get("positions") is not None and values.get("Lx") is None and values.get("positions") is None:
+            raise ConfigError(f"{values['type']}.Lx: the stored run has free positions; give the lattice with Lx and Ly")
+        return {**{name: stored[name] for name in ("Lx", "Ly", "boundary") if name in stored}, **values}
+    if "name" in stored and str(values.get("name", stored["name"])).lower() != str(stored["name"]).lower():
+        return dict(values)
+    kwargs = {**stored.get("kwargs", {}), **values.get("kwargs", {})}
+    return {**stored, **values, **({"kwargs": kwargs} if kwargs else {})}
 
 
 def _as_mapping(name: str, value: Any) -> dict[str, Any]:
@@ -140,7 +155,7 @@ def _build(values: Mapping[str, Any], role: str) -> Any:
     return hparams_class(section.name)(**{name: value for name, value in values.items() if name != "type"})
 
 
-def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: Any = None) -> Any:
+def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None = None) -> Any:
     """The problem with its lattice size filled in from L (a square) where Lx and Ly are not given.
 
     Raises:
@@ -149,7 +164,7 @@ def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: Any = None
     sized = _as_mapping("hamiltonian", values)
     given = [name for name in ("Lx", "Ly") if sized.get(name) is not None]
     if sized.get("positions") is None and len(given) < 2:
-        sites = int(num_sites or DEFAULT_SITES) if not given or num_sites else None
+        sites = DEFAULT_SITES if num_sites is None and not given else num_sites
         if sites is None:
             missing = "Ly" if given == ["Lx"] else "Lx"
             raise ConfigError(f"{sized.get('type', 'hamiltonian')}.{missing}: give both Lx and Ly, or train.L")
@@ -173,12 +188,14 @@ def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
     values = preset_values(preset)
 
     def below(section: Mapping[str, Any]) -> dict[str, Any]:
-        merged = {**values.get(str(section["type"]), {}), **section}
+        merged = {**values.get(str(section.get("type")), {}), **section}
         inner = merged.get("subsampler")
         if isinstance(inner, Hparams):
             inner = _as_mapping("model", inner)
         if isinstance(inner, Mapping):
-            merged["subsampler"] = below(inner)
+            # An RNN inside has the width of the transformer around it, not that of a free-standing one.
+            width = {"Nh": merged["Nh"]} if inner.get("type") == "rnn" and "Nh" in merged else {}
+            merged["subsampler"] = below({**width, **inner})
         return merged
 
     result = dict(written)

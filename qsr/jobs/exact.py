@@ -7,7 +7,7 @@ from typing import Any
 
 from qsr.hamiltonians import IsingHamiltonian, cluster_product_energy, exact_observables, ground_state, site_product_energy
 from qsr.hparams.run import sized_hamiltonian
-from qsr.jobs.train import Section
+from qsr.jobs.run import Section
 
 CLUSTER = "2x2"
 
@@ -36,7 +36,7 @@ class ExactReport:
             ("energy per site", self.energy / self.num_sites),
             ("gap", self.gap),
             *((name, value) for name, value in self.observables.items() if isinstance(value, float)),
-            *((name, value / self.num_sites) for name, value in self.baselines.items()),
+            *((f"E/N, {name}", value / self.num_sites) for name, value in self.baselines.items()),
         ]
         return [f"{name:<28}{value: .10f}" for name, value in rows]
 
@@ -66,7 +66,7 @@ def product_baselines(problem: Any) -> dict[str, float]:
     """Best energies of products of site states and of 2x2-cluster states; empty where the Hamiltonian has none."""
     if not isinstance(problem, IsingHamiltonian):
         return {}
-    baselines = {"E/N, product of sites": site_product_energy(problem).energy}
+    baselines = {"product of sites": site_product_energy(problem).energy}
     if problem.lattice.coordinates is None and not (problem.lattice.Lx % 2 or problem.lattice.Ly % 2):
-        baselines[f"E/N, product of {CLUSTER}"] = cluster_product_energy(problem, CLUSTER).energy
+        baselines[f"product of {CLUSTER}"] = cluster_product_energy(problem, CLUSTER).energy
     return baselines

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from qsr.hparams import ConfigError
-from qsr.jobs.run import Run, build_model
-from qsr.jobs.train import Section, start
+from qsr.jobs.run import Run, Section, build_model, given_sections, path_of
+from qsr.jobs.train import start
 from qsr.runs import fit_weights, read_run
+from qsr.samplers.transformer import resize_positions
+
+POSITIONS = "trunk.positions.learned"  # the only weights whose shape depends on the lattice
 
 
 def finetune(
-    run: str | Path,
+    run: str | Path | Run,
     train: Section = None,
     hamiltonian: Section = None,
     *,
@@ -26,7 +25,8 @@ def finetune(
 ) -> Run:
     """Train the weights of a run further, in a new run directory; what is not given stays as stored.
 
-    The same weights serve a lattice of any size that the patches tile; learned positions are interpolated.
+    The same weights serve a lattice of any size that the patches tile; learned positions are interpolated. The seed moves on
+    by one unless it is given.
 
     Args:
         run: a run directory of qsr or of NN-QSR.
@@ -36,32 +36,25 @@ def finetune(
     Raises:
         ConfigError, RunFailed, Interrupted: as `train`.
     """
-    stored = read_run(run)
-    changes: dict[str, Any] = {
-        "train": train,
-        "hamiltonian": hamiltonian,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "gradient_clipping": gradient_clipping,
-        "checkpoint": checkpoint,
-        "objective": {"name": "energy"},  # also after a transfer
-    }
+    path = path_of(run)
+    stored = read_run(path)
+    changes = given_sections(
+        train=train,
+        hamiltonian=hamiltonian,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        gradient_clipping=gradient_clipping,
+        checkpoint=checkpoint,
+        objective={"name": "energy"},  # also after a transfer
+    )
     settings = stored.settings.updated(changes)
+    if settings.train.seed == stored.settings.train.seed:
+        # Step s would draw with the random numbers of step s of the training before.
+        settings = settings.updated({"train": {"seed": settings.train.seed + 1}})
     model = build_model(settings)
-    weights = stored.weights
-    positions = model.state_dict()
-    for name, values in weights.items():
-        if name.endswith("positions.learned") and name in positions and not name.startswith("subsampler."):
-            grid = tuple(positions[name].shape[:-1])
-            if len(grid) != values.dim() - 1:
-                raise ConfigError(f"{run}: its positions are {values.dim() - 1}-dimensional, the new lattice needs {len(grid)}")
-            weights = {**weights, name: resized(values, grid)}
-    fit_weights(model, weights, run)
+    weights = dict(stored.weights)
+    positions = model.state_dict().get(POSITIONS)
+    if positions is not None:
+        weights[POSITIONS] = resize_positions(weights[POSITIONS], tuple(positions.shape[:-1]))
+    fit_weights(model, weights, path)
     return start(settings, model, progress)
-
-
-def resized(values: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
-    """Learned positions for another number of patches; unchanged for the same."""
-    from qsr.samplers.transformer import resize_positions
-
-    return values if tuple(values.shape[:-1]) == grid else resize_positions(values, grid)

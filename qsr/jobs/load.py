@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ class Evaluation:
 
     def z_score(self, reference: float) -> float:
         """(E - reference) in standard errors."""
-        return (self.energy.mean - reference) / self.energy.error
+        difference = self.energy.mean - reference
+        return difference / self.energy.error if self.energy.error else math.copysign(math.inf, difference)
 
     def lines(self) -> list[str]:
         """The result as text, one quantity a line."""
@@ -100,6 +102,9 @@ def evaluate(
     if write and target is None:
         raise ConfigError("output: this run has no directory; say where to write")
 
+    if write and target is not None:
+        _writable(target)
+
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
     energies, observables = RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
@@ -126,14 +131,24 @@ def evaluate(
     )
     if write and target is not None:
         snapshots = _snapshots(settings, {name: np.concatenate(parts) for name, parts in kept.items()})
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            with replacing(target / SAMPLES_FILE) as temporary:
-                write_snapshots(temporary, snapshots)
-            write_atomically(target / TEXT_FILE, "\n".join(result.lines()) + "\n")
-        except PermissionError as error:
-            raise ConfigError(f"{target}: cannot write the results there ({error.strerror}); choose another --output") from None
+        with replacing(target / SAMPLES_FILE) as temporary:
+            write_snapshots(temporary, snapshots)
+        write_atomically(target / TEXT_FILE, "\n".join(result.lines()) + "\n")
     return result
+
+
+def _writable(folder: Path) -> None:
+    """Make the folder for the results and try to write there, before the work.
+
+    Raises:
+        ConfigError: if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot write the results there ({error.strerror}); choose another --output") from None
 
 
 def _snapshots(settings: RunSettings, columns: dict[str, np.ndarray]) -> Snapshots:

@@ -11,53 +11,46 @@ from numpy.typing import NDArray
 from qsr.hamiltonians import ground_state
 from qsr.hparams import ConfigError
 from qsr.jobs.exact import product_baselines
-from qsr.jobs.load import SAMPLES_FILE
+from qsr.jobs.run import Run, path_of
 from qsr.runs import RunDirectory, read_run, replacing, restore_model
-from qsr.snapshots import read_snapshots
 from qsr.training.random import generator_for
 
 EXACT_SITES = 16  # seconds of diagonalisation
 DRAWN_SAMPLES = 1024
 
 
-def plot(run: str | Path, output: str | Path | None = None) -> Path:
+def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     """Draw a run; the PNG is `plot.png` in the run's directory unless `output` says otherwise.
 
-    Densities and correlations come from the run's samples.h5 (`qsr load`), else from fresh samples.
+    Densities and correlations are those of fresh samples.
 
     Raises:
         ConfigError: for a directory that is not a run, or an output that cannot be written.
     """
-    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
 
-    matplotlib.use("Agg")  # no window, also where there is no screen
-    import matplotlib.pyplot as plt
-
-    stored = read_run(run)
+    stored = read_run(path_of(run))
+    target = Path(output) if output is not None else stored.path / "plot.png"
+    if not target.parent.is_dir() or target.is_dir():
+        raise ConfigError(f"{target}: cannot be written; expected a file in an existing directory")
     lattice = stored.settings.hamiltonian.lattice()
     problem = stored.settings.hamiltonian.build()
-    samples_file = stored.path / SAMPLES_FILE
-    if samples_file.exists():
-        configs = read_snapshots(samples_file).configs
-    else:
-        model = restore_model(stored)
-        configs = model.sample(DRAWN_SAMPLES, generator_for(model.device, 0, "plot"))[0].cpu().numpy()
+    model = restore_model(stored)
+    configs = model.sample(DRAWN_SAMPLES, generator_for(model.device, 0, "plot"))[0].cpu().numpy()
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), layout="constrained")
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    axes = figure.subplots(2, 2)
     history = RunDirectory(stored.path).history.read("steps")
-    _draw_training(axes[0], history, lattice.num_sites, _references(problem))
+    _draw_training(axes[0], history, problem, stored.settings.hamiltonian.energy_unit)
     densities = configs.mean(axis=0)
     _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
     _draw_correlations(axes[1, 1], lattice, configs)
     figure.suptitle(f"{stored.path}   {stored.settings.model.section}, {lattice.Lx} x {lattice.Ly}, {len(configs)} samples")
-    target = Path(output) if output is not None else stored.path / "plot.png"
     try:
         with replacing(target) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
     except OSError as error:
         raise ConfigError(f"{target}: cannot write the picture there ({error.strerror}); choose another --output") from None
-    finally:
-        plt.close(figure)
     return target
 
 
@@ -69,8 +62,9 @@ def _references(problem: Any) -> dict[str, float]:
     return lines
 
 
-def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], num_sites: int, references: dict[str, float]) -> None:
+def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: Any, unit: str) -> None:
     energy_axis, variance_axis = axes
+    num_sites, references = problem.num_sites, _references(problem)
     if "energy" in history:
         steps = history["step"]
         energy = history["energy"] / num_sites
@@ -90,11 +84,11 @@ def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], num_sites
         energy_axis.text(0.5, 0.5, "no training history", ha="center", transform=energy_axis.transAxes)
     if "kl" not in history:
         for index, (name, value) in enumerate(references.items()):
-            label = name if name == "exact" else name.replace("E/N, ", "")
-            energy_axis.axhline(value, color=f"C{index + 1}", ls="--", lw=1, label=f"{label}: {value:.5f}")
-    energy_axis.set(xlabel="step", ylabel="KL (nat)" if "kl" in history else "energy per site (Omega)")
-    energy_axis.legend(fontsize=8)
-    variance_axis.set(xlabel="step", ylabel="variance of log p (nat^2)" if "kl" in history else "Var E_loc / N (Omega^2)")
+            energy_axis.axhline(value, color=f"C{index + 1}", ls="--", lw=1, label=f"{name}: {value:.5f}")
+    energy_axis.set(xlabel="step", ylabel="KL (nat)" if "kl" in history else f"energy per site ({unit})")
+    if energy_axis.get_legend_handles_labels()[0]:
+        energy_axis.legend(fontsize=8)
+    variance_axis.set(xlabel="step", ylabel="variance of log p (nat^2)" if "kl" in history else f"Var E_loc / N ({unit}^2)")
 
 
 def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64], title: str) -> None:
@@ -111,7 +105,7 @@ def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64
 def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> None:
     """Connected density correlation against distance, averaged over pairs at equal distance."""
     n = configs.astype(float)
-    covariance = np.cov(n.T, ddof=1)
+    covariance = np.atleast_2d(np.cov(n.T, ddof=1))
     first, second = np.triu_indices(lattice.num_sites, k=1)
     distance = np.round(lattice.distances()[first, second], 6)
     unique, group = np.unique(distance, return_inverse=True)

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
-from qsr.hparams import RunSettings
+from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
 from qsr.samplers import Sampler
-from qsr.training import Callback, HistoryWriter, Objective, ProgressBar, ProgressLog, TorchUpdate, Trainer
+from qsr.training import Callback, HistoryWriter, Interrupted, Objective, ProgressBar, ProgressLog, RunFailed, Trainer, UpdateRule
 from qsr.training.random import derived_seed
 
 logger = logging.getLogger(__name__)
+
+Section = Any  # an Hparams object, or a mapping of its settings
 
 BASELINE_SITES = 400  # the product-state baseline of a larger lattice takes seconds
 
@@ -37,9 +40,26 @@ class Run:
     model: Sampler
 
 
+def path_of(run: str | Path | Run) -> Path:
+    """The directory of a run.
+
+    Raises:
+        ConfigError: for a run without one.
+    """
+    path = run.path if isinstance(run, Run) else Path(run)
+    if path is None:
+        raise ConfigError("this run has no directory (train.dir=<NONE>), and one is needed here")
+    return path
+
+
+def given_sections(**sections: Section) -> dict[str, Any]:
+    """Those sections that a caller gave."""
+    return {name: value for name, value in sections.items() if value is not None}
+
+
 def build_model(settings: RunSettings) -> Sampler:
     """The model with its initial weights, drawn from the run's seed alone."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(settings.train.seed, "init"))
         model: Sampler = settings.model.build(settings.hamiltonian.lattice())
     return model.to(getattr(torch, settings.train.precision))
@@ -58,6 +78,9 @@ def logged(directory: RunDirectory | None) -> Iterator[None]:
     package.setLevel(logging.INFO)
     try:
         yield
+    except (RunFailed, Interrupted) as error:  # the terminal shows this, too, but not through the log
+        handler.handle(logging.makeLogRecord({"msg": f"stopped: {error}", "levelno": logging.ERROR}))
+        raise
     finally:
         package.setLevel(level)
         package.removeHandler(handler)
@@ -68,17 +91,18 @@ def run_training(
     settings: RunSettings,
     model: Sampler,
     objective: Objective,
+    update_rule: UpdateRule,
     directory: RunDirectory | None,
     progress: bool,
     resume: bool = False,
 ) -> Run:
     """Train `model` on `objective`; the directory must be claimed (or opened, to resume) and locked by the caller."""
     num_sites = settings.hamiltonian.num_sites
-    callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history)]
+    callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history, settings.hamiltonian.energy_unit)]
     callbacks.append(ProgressLog(num_sites))
     if progress:
         callbacks.append(ProgressBar(num_sites))
-    trainer = Trainer(model, objective, TorchUpdate(model, settings), callbacks, settings, directory)
+    trainer = Trainer(model, objective, update_rule, callbacks, settings, directory)
     with logged(directory):
         if resume:
             trainer.resume()

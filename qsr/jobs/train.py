@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.jobs.run import Run, build_model, log_baseline, logged, run_training
+from qsr.jobs.run import Run, Section, build_model, given_sections, log_baseline, logged, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
-from qsr.training import Objective, TeacherLikelihood, VariationalEnergy
+from qsr.training import Objective, TeacherLikelihood, TorchUpdate, VariationalEnergy
 
-Section = Any  # an Hparams object, or a mapping of its settings
+TEACHER = "teacher"  # a copy of the teacher's run inside that of its student
 
 
 def train(
@@ -43,40 +42,41 @@ def train(
         RunFailed: if the energy stays non-finite.
         Interrupted: on SIGINT or SIGTERM, with everything saved.
     """
-    given = {
-        "hamiltonian": hamiltonian,
-        "model": model,
-        "train": train,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "gradient_clipping": gradient_clipping,
-        "checkpoint": checkpoint,
-    }
-    settings = RunSettings.from_tree({name: value for name, value in given.items() if value is not None}, preset)
+    given = given_sections(
+        hamiltonian=hamiltonian,
+        model=model,
+        train=train,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        gradient_clipping=gradient_clipping,
+        checkpoint=checkpoint,
+    )
+    settings = RunSettings.from_tree(given, preset)
     return start(settings, build_model(settings), progress)
 
 
 def start(settings: RunSettings, model: Sampler, progress: bool) -> Run:
     """Run variational Monte Carlo on a model with its first weights, in a new directory."""
     objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
+    update_rule = TorchUpdate(model, settings)  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(settings)
     if directory is None:
         log_baseline(settings)
-        return run_training(settings, model, objective, None, progress)
+        return run_training(settings, model, objective, update_rule, None, progress)
     with directory.lock():
         with logged(directory):
             log_baseline(settings)
-        return run_training(settings, model, objective, directory, progress)
+        return run_training(settings, model, objective, update_rule, directory, progress)
 
 
-def resume(run: str | Path, *, progress: bool = False) -> Run:
+def resume(run: str | Path | Run, *, progress: bool = False) -> Run:
     """Go on with an interrupted run from its last checkpoint; on a CPU bit for bit as if nothing had happened.
 
     Raises:
         ConfigError: if the directory is not a run of qsr, has no usable checkpoint, or is being written.
         RunFailed, Interrupted: as `train`.
     """
-    directory = RunDirectory.open(run)
+    directory = RunDirectory.open(path_of(run))
     with directory.lock():
         settings = directory.read_settings()
         model = build_model(settings)
@@ -88,7 +88,5 @@ def resume(run: str | Path, *, progress: bool = False) -> Run:
             objective = TeacherLikelihood(load_model(teacher), settings.train)
         else:
             objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
-        return run_training(settings, model, objective, directory, progress, resume=True)
-
-
-TEACHER = "teacher"  # a copy of the teacher's run inside that of its student
+        update_rule = TorchUpdate(model, settings)
+        return run_training(settings, model, objective, update_rule, directory, progress, resume=True)

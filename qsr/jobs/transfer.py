@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from qsr.hparams import RunSettings, hparams_class
-from qsr.jobs.run import Run, build_model, run_training
-from qsr.jobs.train import TEACHER, Section
-from qsr.runs import RunDirectory, load_model, read_run
-from qsr.training import TeacherLikelihood
+from qsr.hparams import ConfigError, RunSettings
+from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, run_training
+from qsr.jobs.train import TEACHER
+from qsr.runs import RunDirectory, read_run, restore_model
+from qsr.training import TeacherLikelihood, TorchUpdate
 
 
 def transfer(
-    run: str | Path,
+    run: str | Path | Run,
     model: Section = None,
     train: Section = None,
     *,
@@ -37,28 +35,30 @@ def transfer(
     Raises:
         ConfigError, RunFailed, Interrupted: as `train`.
     """
-    stored = read_run(run)
-    given: dict[str, Any] = {
-        "model": model,
-        "train": train,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "gradient_clipping": gradient_clipping,
-        "checkpoint": checkpoint,
-    }
-    tree = {name: value for name, value in given.items() if value is not None}
-    tree["hamiltonian"] = stored.settings.tree()["hamiltonian"]
-    settings = RunSettings.from_tree(tree, preset)
-    settings = replace(settings, objective=hparams_class("objective")(name="teacher"))
-    teacher = load_model(run)
+    stored = read_run(path_of(run))
+    given = given_sections(
+        model=model,
+        train=train,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        gradient_clipping=gradient_clipping,
+        checkpoint=checkpoint,
+        hamiltonian=stored.settings.hamiltonian,
+        objective={"name": "teacher"},
+    )
+    settings = RunSettings.from_tree(given, preset)
+    for name in ("sgrad", "true_grad", "NLOOPS"):
+        if getattr(settings.train, name):
+            raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and a transfer computes none")
+    objective = TeacherLikelihood(restore_model(stored), settings.train)
     student = build_model(settings)
-    objective = TeacherLikelihood(teacher, settings.train)
+    update_rule = TorchUpdate(student, settings)
     directory = RunDirectory.claim(settings)
     if directory is None:
-        return run_training(settings, student, objective, None, progress)
+        return run_training(settings, student, objective, update_rule, None, progress)
     with directory.lock():
         copy = RunDirectory(directory.path / TEACHER)
         copy.path.mkdir()
         copy.save_weights(stored.weights)
         copy.write_settings(stored.settings)
-        return run_training(settings, student, objective, directory, progress)
+        return run_training(settings, student, objective, update_rule, directory, progress)

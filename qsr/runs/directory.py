@@ -35,7 +35,6 @@ LOG_FILE = "output.txt"
 CHECKPOINTS = "checkpoint"
 STATE_FILE = "state.pt"
 LOCK_FILE = ".lock"
-NO_OUTPUT = "<NONE>"
 KEPT_CHECKPOINTS = 2
 # What zipfile and torch.load raise on a damaged file.
 _UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, ValueError, LookupError)
@@ -78,7 +77,7 @@ class RunDirectory:
             ConfigError: if the directory cannot be made.
         """
         train = settings.train
-        if train.dir == NO_OUTPUT:
+        if not train.writes:
             return None
         suffix = f"-{train.sub_directory}" if train.sub_directory else ""
         parent = Path(train.dir) / settings.hamiltonian.section / f"{train.L}-B={train.B}-K={train.K}{suffix}"
@@ -181,19 +180,19 @@ class RunDirectory:
         with replacing_directory(root / str(step)) as folder:
             (folder / WEIGHTS_FILE).write_bytes(_weights_bytes(weights))
             torch.save(dict(state), folder / STATE_FILE)
-        past = sorted((found for found in self._checkpoints() if found <= step), reverse=True)
-        kept = {str(found) for found in past[:KEPT_CHECKPOINTS]}
+        found = self._checkpoints()
+        kept = [found[past] for past in sorted(found) if past <= step][-KEPT_CHECKPOINTS:]
         for entry in root.iterdir():
-            if entry.name not in kept:
+            if entry not in kept:
                 shutil.rmtree(entry)
 
-    def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read; None if the run has none yet.
+    def latest_checkpoint(self, before: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint that can be read (of a step before `before`, if given); None if the run has none yet.
 
         Raises:
             ConfigError: if there are checkpoints and all are damaged.
         """
-        found = self._checkpoints()
+        found = {step: folder for step, folder in self._checkpoints().items() if before is None or step < before}
         problem = ""
         for step in sorted(found, reverse=True):
             if problem:
@@ -209,11 +208,10 @@ class RunDirectory:
     def _checkpoints(self) -> dict[int, Path]:
         """Folder of each step; that of a step whose replacement was cut short by a crash is the previous one."""
         root = self.path / CHECKPOINTS
-        found = {}
-        for entry in root.iterdir() if root.is_dir() else ():
-            name = _STEP_FOLDER.fullmatch(entry.name)
-            if name and (name["step"] or int(name["previous"]) not in found):
-                found[int(name["step"] or name["previous"])] = entry
+        found: dict[int, Path] = {}
+        for entry in sorted(root.iterdir(), reverse=True) if root.is_dir() else ():  # digits first, then dots
+            if name := _STEP_FOLDER.fullmatch(entry.name):
+                found.setdefault(int(name["step"] or name["previous"]), entry)
         return found
 
     # --- history and log --------------------------------------------------------------------------------------------
@@ -308,7 +306,7 @@ def _read_state(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():  # checksums, which torch does not look at
-                raise ConfigError(f"{file}: damaged ({damaged} has changed)")
+                raise ConfigError(f"{file}: damaged ({damaged!r} has changed)")
         state = torch.load(file, map_location="cpu", weights_only=True)
     except ConfigError:
         raise

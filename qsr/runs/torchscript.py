@@ -1,9 +1,10 @@
 """Reading the tensors of a TorchScript archive as data: nothing in it is executed, and torch.jit is not needed.
 
 An archive is a zip with one pickle (`data.pkl`, the tree of modules), one file of raw numbers per storage (`data/0`,
-`data/1`, ...) and the modules' source text (`code/`). The pickle is read by an unpickler that knows tensors and plain
-containers only; it meets no live tensor, since a pickle can call methods of the objects it made. Of the source text, two lines per class are looked up, as text: the names of its parameters and buffers,
-which tell them apart from other tensors that a module happens to hold (masks, index tables).
+`data/1`, ...) and the modules' source text (`code/`). The pickle is read by an unpickler that knows descriptions of tensors
+and plain containers only; it meets no live tensor, since a pickle can call methods of the objects it made. Of the source
+text, two lines per class are looked up, as text: the names of its parameters and buffers, which tell them apart from other
+tensors that a module happens to hold (masks, index tables).
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ _DAMAGE = (
     ValueError,
     OverflowError,
     RuntimeError,
+    MemoryError,
 )
 
 
@@ -89,11 +91,11 @@ class _Module:
 
 
 class _Storage(NamedTuple):
-    """`count` numbers in the file `data/{key}`."""
+    """`length` numbers in the file `data/{key}`."""
 
     dtype: torch.dtype
     key: str
-    count: int
+    length: int
 
 
 class _StridedView(NamedTuple):
@@ -144,14 +146,14 @@ class _Archive:
         if not isinstance(storage, _Storage) or len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ConfigError(f"a tensor of impossible shape: offset {offset!r}, size {size!r}, stride {stride!r}")
         raw = self.read(f"data/{storage.key}")
-        if len(raw) != storage.count * storage.dtype.itemsize:
-            raise ConfigError(f"data/{storage.key} has {len(raw)} bytes, expected {storage.count} of {storage.dtype}")
+        if len(raw) != storage.length * storage.dtype.itemsize:
+            raise ConfigError(f"data/{storage.key} has {len(raw)} bytes, expected {storage.length} of {storage.dtype}")
         elements = math.prod(size)
         if elements == 0:
             return torch.empty(size, dtype=storage.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-        if last >= storage.count or elements > storage.count:
-            raise ConfigError(f"a tensor beyond its {storage.count} numbers: offset {offset}, size {size}, stride {stride}")
+        if last >= storage.length or elements > storage.length:
+            raise ConfigError(f"a tensor beyond its {storage.length} numbers: offset {offset}, size {size}, stride {stride}")
         flat = torch.frombuffer(bytearray(raw), dtype=storage.dtype)
         return flat.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
 

@@ -145,6 +145,7 @@ class AutoregressiveSampler(Sampler):
         self.num_sites = lattice.num_sites
         self.local_dim = local_dim
         self.num_tokens, self.sites_per_token = token_sites.shape
+        self.num_values = local_dim**self.sites_per_token  # V
         self.register_buffer("token_sites", token_sites, persistent=False)
         self.register_buffer("_digits", local_dim ** torch.arange(self.sites_per_token), persistent=False)
 

@@ -51,10 +51,10 @@ class LargePatchedTransformer(AutoregressiveSampler):
         subsampler: AutoregressiveSampler = settings.subsampler.build(Lattice(*shape), context_size=settings.Nh)  # type: ignore[union-attr]
         large = torch.from_numpy(lattice.patches(settings.patch))  # (n_large, sites of a large patch)
         inner_sites = subsampler.token_sites  # (n_inner, p) sites within a large patch
-        super().__init__(lattice, large[:, inner_sites].flatten(0, 1))
+        super().__init__(lattice, large[:, inner_sites].flatten(0, 1), subsampler.local_dim)
         self.tokens_per_patch = len(inner_sites)
         grid = lattice.patch_grid(settings.patch)
-        self.trunk = CausalTransformer(settings, grid, large.shape[1], context_size)
+        self.trunk = CausalTransformer(settings, grid, large.shape[1], context_size, local_dim=self.local_dim)
         self.subsampler = subsampler
 
     def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, LargePatchState]:

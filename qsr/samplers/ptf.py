@@ -18,12 +18,12 @@ class PatchedTransformer(AutoregressiveSampler):
     acts on the context instead (`CausalTransformer`), and the head is the last Linear.
     """
 
-    def __init__(self, lattice: Lattice, settings: PTF, context_size: int | None = None) -> None:
-        super().__init__(lattice, torch.from_numpy(lattice.patches(settings.patch)))
+    def __init__(self, lattice: Lattice, settings: PTF, context_size: int | None = None, local_dim: int = 2) -> None:
+        super().__init__(lattice, torch.from_numpy(lattice.patches(settings.patch)), local_dim)
         grid = lattice.patch_grid(settings.patch)
-        self.trunk = CausalTransformer(settings, grid, self.sites_per_token, context_size, settings.repeat_pre)
-        width, values = settings.Nh, 2**self.sites_per_token
-        last = nn.Linear(width, values)
+        self.trunk = CausalTransformer(settings, grid, self.sites_per_token, context_size, settings.repeat_pre, local_dim)
+        width = settings.Nh
+        last = nn.Linear(width, self.num_values)
         self.head = last if context_size is not None else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
 
     def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, TransformerState]:
@@ -35,5 +35,5 @@ class PatchedTransformer(AutoregressiveSampler):
         return self.head(hidden).log_softmax(dim=-1), state
 
     def row_bytes(self, length: int) -> int:
-        table = max(length, 1) * 3 * 2**self.sites_per_token
+        table = max(length, 1) * 3 * self.num_values
         return (self.trunk.token_floats(length) + table) * self.dtype.itemsize

@@ -32,15 +32,16 @@ class PatchedRNN(AutoregressiveSampler):
         lattice, patch: what the sequence runs over.
         width: H, the hidden width.
         cell: "GRU" or "ELMAN" (tanh).
+        local_dim: states per site.
 
     The context of a conditioned RNN, (B, H), is its initial hidden state.
     """
 
-    def __init__(self, lattice: Lattice, patch: str, width: int, cell: str = "GRU") -> None:
-        super().__init__(lattice, torch.from_numpy(lattice.patches(patch)))
+    def __init__(self, lattice: Lattice, patch: str, width: int, cell: str = "GRU", local_dim: int = 2) -> None:
+        super().__init__(lattice, torch.from_numpy(lattice.patches(patch)), local_dim)
         self.width = width
         self.rnn = CELLS[cell](self.sites_per_token, width, batch_first=True)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2**self.sites_per_token))
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.num_values))
 
     def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, RecurrentState]:
         inputs = nn.functional.pad(self.token_values(tokens).to(self.dtype), (0, 0, 1, 0))  # the start input: zeros
@@ -54,4 +55,4 @@ class PatchedRNN(AutoregressiveSampler):
         return self.head(hidden).log_softmax(dim=-1), RecurrentState(hidden, length)
 
     def row_bytes(self, length: int) -> int:
-        return max(length, 1) * (6 * self.width + 3 * 2**self.sites_per_token) * self.dtype.itemsize
+        return max(length, 1) * (6 * self.width + 3 * self.num_values) * self.dtype.itemsize

@@ -34,11 +34,13 @@ class SamplerHparams(Hparams):
         square = str(values.pop("_2D")).strip().lower()
         if square not in ("true", "false", "0", "1"):
             raise ConfigError(f"{cls.section}._2D={square}: must be True or False")
-        patch = str(values.get("patch", 2 if square in ("true", "1") else "2"))
-        if square in ("true", "1") and "x" not in patch:
+        patch = values.get("patch")
+        if square in ("true", "1") and patch is not None and str(patch).isdigit():
             values["patch"] = f"{patch}x{patch}"
-        elif square in ("false", "0") and "x" in patch:
-            raise ConfigError(f"{cls.section}.patch={patch}: is a block, but _2D=False was given")
+        elif square in ("false", "0") and (patch is None or not str(patch).isdigit()):
+            raise ConfigError(
+                f"{cls.section}.patch={patch or cls.model_fields['patch'].default}: is a block, but _2D=False was given"
+            )
         return values
 
     def check_lattice(self, shape: tuple[int, int]) -> int:

@@ -141,6 +141,7 @@ class CausalTransformer(nn.Module):
         sites_per_patch: p.
         context_size: C of a context (B, C) that is added to all tokens (arXiv 2306.03921, LPTF); None without one.
         repeat_context: add the context as it is, instead of Linear+ReLU to one vector per token.
+        local_dim: states per site.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class CausalTransformer(nn.Module):
         sites_per_patch: int,
         context_size: int | None = None,
         repeat_context: bool = False,
+        local_dim: int = 2,
     ) -> None:
         super().__init__()
         self.width = settings.Nh
@@ -158,7 +160,7 @@ class CausalTransformer(nn.Module):
         self.num_patches = 1
         for size in grid:
             self.num_patches *= size
-        self.tokens = PatchTokens(settings.token, sites_per_patch, self.width)
+        self.tokens = PatchTokens(settings.token, sites_per_patch, self.width, local_dim)
         self.positions = Positions(settings.positions, grid, self.width)
         self.layers = nn.ModuleList(
             TransformerLayer(self.width, self.heads, self.feedforward, settings.dropout, settings.norm_first)
@@ -206,20 +208,21 @@ class CausalTransformer(nn.Module):
 
 
 class PatchTokens(nn.Module):
-    """(B, t, p) site states to (B, t, H) tokens: a table over the 2^p patches, or tanh(Linear)."""
+    """(B, t, p) site states to (B, t, H) tokens: a table over the local_dim^p patches, or tanh(Linear)."""
 
-    def __init__(self, kind: str, sites_per_patch: int, width: int) -> None:
+    digits: Tensor
+
+    def __init__(self, kind: str, sites_per_patch: int, width: int, local_dim: int) -> None:
         super().__init__()
-        self.sites_per_patch = sites_per_patch
+        self.register_buffer("digits", local_dim ** torch.arange(sites_per_patch), persistent=False)
         self.linear = nn.Linear(sites_per_patch, width) if kind == "linear" else None
-        self.embedding = nn.Embedding(2**sites_per_patch + 1, width) if kind == "embedding" else None
+        self.embedding = nn.Embedding(local_dim**sites_per_patch + 1, width) if kind == "embedding" else None
 
     def forward(self, values: Tensor) -> Tensor:
         if self.linear is not None:
             return self.linear(values.to(self.linear.weight.dtype)).tanh()
         assert self.embedding is not None
-        digits = 2 ** torch.arange(self.sites_per_patch, device=values.device)
-        return self.embedding((values.long() * digits).sum(dim=-1))
+        return self.embedding((values.long() * self.digits).sum(dim=-1))
 
     def start(self, batch: int) -> Tensor:
         """(B, 1, H) the token before the first patch: zeros through tanh(Linear), or its own row of the table."""
@@ -265,6 +268,8 @@ def sinusoidal_encoding(grid: tuple[int, ...], width: int) -> Tensor:
 
 def resize_positions(weights: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Learned positions (*old grid, H) on a new grid (*grid, H), edges on edges (arXiv 2010.11929, section 3.2)."""
+    if tuple(weights.shape[:-1]) == grid:
+        return weights
     mode = "bilinear" if len(grid) == 2 else "linear"
     channels_first = weights.movedim(-1, 0)[None]
     return interpolate(channels_first, size=grid, mode=mode, align_corners=True)[0].movedim(0, -1).contiguous()

@@ -16,15 +16,18 @@ from qsr.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-UNITS = {"energy": "Omega", "energy_error": "Omega", "variance": "Omega^2", "kl": "nat", "kl_variance": "nat^2", "seconds": "s"}
-
 
 class HistoryWriter(Callback):
-    """A row of the run's history for every step; cut back to the checkpoint when the run goes back to one."""
+    """A row of the run's history for every step; cut back to the checkpoint when the run goes back to one.
 
-    def __init__(self, history: History) -> None:
+    Args:
+        energy_unit: what energies are in units of ("Omega").
+    """
+
+    def __init__(self, history: History, energy_unit: str) -> None:
         self.history = history
-        history.units.update(UNITS)
+        history.units.update(dict.fromkeys(("energy", "energy_error"), energy_unit), variance=f"{energy_unit}^2")
+        history.units.update(kl="nat", kl_variance="nat^2", seconds="s")
         self._clock = time.perf_counter()
 
     def on_fit_start(self, trainer: Trainer) -> None:

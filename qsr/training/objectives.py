@@ -13,7 +13,7 @@ from qsr.estimators.local_energy import differentiable_local_energy, leave_one_o
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.samplers.base import Sampler
 from qsr.training.protocols import BatchKey, Metrics
-from qsr.training.random import generator_for
+from qsr.training.random import generator_for, seed_dropout
 from qsr.training.settings import TrainHparams
 
 
@@ -27,13 +27,25 @@ def endless_steps(seed: int, first: int, minibatches: int) -> Iterator[list[Batc
 
 @dataclass
 class EnergyBatch:
-    """One minibatch of samples (K, N) with their centred, weighted local energies; `log_prob` if its graph was kept."""
+    """One minibatch of samples, equal ones joined: U <= K distinct configurations (U, N) and the sums over their copies.
+
+    `terms` are the sums of the centred, weighted local energies, `weights` the counts over B; `log_prob` is there if
+    its graph was kept.
+    """
 
     key: BatchKey
     configs: Tensor
-    terms: Tensor  # (K,) (E_i - mean of the others) / B
-    weight: float  # 1 / B
+    terms: Tensor  # (U,) sum of (E_i - mean of the others) / B
+    weights: Tensor  # (U,) count / B
     log_prob: Tensor | None = None
+
+
+@dataclass
+class _Draw:
+    configs: Tensor  # (U, N)
+    inverse: Tensor  # (K,) which configuration each sample is
+    energies: Tensor  # (K,)
+    log_prob: Tensor | None
 
 
 class VariationalEnergy:
@@ -55,25 +67,30 @@ class VariationalEnergy:
 
     def prepare(self, model: Sampler, keys: Sequence[BatchKey]) -> tuple[list[EnergyBatch], Metrics]:
         drawn = [self._draw(model, key) for key in keys]
-        energies = torch.cat([values for _, values, _ in drawn])
-        terms = leave_one_out(energies).split([len(configs) for configs, _, _ in drawn])
-        batches = [
-            EnergyBatch(key, configs, part, 1 / len(energies), log_prob)
-            for key, (configs, _, log_prob), part in zip(keys, drawn, terms, strict=True)
-        ]
+        energies = torch.cat([draw.energies for draw in drawn])
+        all_terms = leave_one_out(energies).split([len(draw.energies) for draw in drawn])
+        batches = []
+        for key, draw, terms in zip(keys, drawn, all_terms, strict=True):
+            summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
+            weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
+            batches.append(EnergyBatch(key, draw.configs, summed, weights, draw.log_prob))
         # |E - mean|^2 also for complex local energies; real ones stay what they are.
         variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
         error = math.sqrt(variance / len(energies)) if math.isfinite(variance) else math.nan
         return batches, {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}
 
-    def _draw(self, model: Sampler, key: BatchKey) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _draw(self, model: Sampler, key: BatchKey) -> _Draw:
         generator = generator_for(model.device, key.seed, "sample", key.step, key.minibatch)
-        configs, _ = model.sample(self.settings.K, generator)
-        log_prob = model.log_prob(configs) if self.settings.sgrad else None
-        energy = local_energy(
-            model, self.hamiltonian, configs, num_loops=self.settings.NLOOPS, memory_bytes=self.settings.memory_MiB * 2**20
-        )
-        return configs, energy.values, log_prob
+        samples, _ = model.sample(self.settings.K, generator)
+        # Small lattices give the same configuration many times; its local energy is computed once.
+        configs, inverse = samples.unique(dim=0, return_inverse=True)
+        log_prob = None
+        if self.settings.sgrad:
+            seed_dropout(key)
+            log_prob = model.log_prob(configs)
+        memory = self.settings.memory_MiB * 2**20
+        energy = local_energy(model, self.hamiltonian, configs, num_loops=self.settings.NLOOPS, memory_bytes=memory)
+        return _Draw(configs, inverse, energy.values[inverse], log_prob)
 
     def loss(self, model: Sampler, batch: EnergyBatch) -> tuple[Tensor, Metrics]:
         log_prob, batch.log_prob = batch.log_prob, None  # a kept graph serves once; a second call builds its own
@@ -81,8 +98,11 @@ class VariationalEnergy:
             log_prob = model.log_prob(batch.configs)
         phase = model.phase(batch.configs) if model.has_phase else None
         through = differentiable_local_energy(model, self.hamiltonian, batch.configs) if self.settings.true_grad else None
-        weights = torch.full_like(log_prob, batch.weight)
-        return weighted_loss(log_prob, batch.terms, weights, phase, through), {}
+        return weighted_loss(log_prob, batch.terms, batch.weights, phase, through), {}
+
+    def summarise(self, found: Sequence[Metrics]) -> Metrics:
+        """Nothing: the energies of the whole step are known before the losses."""
+        return {}
 
 
 @dataclass
@@ -114,5 +134,11 @@ class TeacherLikelihood:
     def loss(self, model: Sampler, batch: TeacherBatch) -> tuple[Tensor, Metrics]:
         log_prob = model.log_prob(batch.configs)
         divergence = batch.teacher_log_prob.double() - log_prob.detach().double()
-        metrics = {"kl": divergence.mean().item(), "kl_variance": divergence.var().item()}
+        metrics = {"kl": divergence.mean().item(), "kl_square": divergence.square().mean().item()}
         return -log_prob.mean() / self.settings.Q, metrics
+
+    def summarise(self, found: Sequence[Metrics]) -> Metrics:
+        """Mean and variance of log p_teacher - log p_model over all B samples of a step."""
+        mean, square = (sum(part[name] for part in found) / len(found) for name in ("kl", "kl_square"))
+        samples = self.settings.K * len(found)
+        return {"kl": mean, "kl_variance": max(square - mean**2, 0.0) * samples / (samples - 1)}

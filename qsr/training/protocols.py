@@ -40,7 +40,10 @@ class Objective(Protocol):
         """What must be known of all minibatches of a step before any loss (for VMC: samples and the mean energy)."""
 
     def loss(self, model: Any, batch: Any) -> tuple[Tensor, Metrics]:
-        """Scalar whose gradients are summed over the minibatches of a step, and what to record (averaged over them)."""
+        """Scalar whose gradients are summed over the minibatches of a step, and what to record of it."""
+
+    def summarise(self, found: Sequence[Metrics]) -> Metrics:
+        """What to record of a step, from what its minibatches recorded."""
 
 
 class UpdateRule(Protocol):
@@ -64,6 +67,8 @@ class Callback:
     def on_fit_start(self, trainer: Trainer) -> None: ...
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None: ...
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None: ...
 
     def on_epoch_end(self, trainer: Trainer) -> None: ...
 

@@ -7,11 +7,18 @@ import zlib
 import numpy as np
 import torch
 
+from qsr.training.protocols import BatchKey
+
 
 def derived_seed(seed: int, purpose: str, *counters: int) -> int:
     """A 63-bit seed for one purpose ("init", "sample", "dropout", ...) at given counters (step, minibatch, ...)."""
     words = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *counters]).generate_state(2, dtype=np.uint32)
     return (int(words[0]) << 31) ^ int(words[1])
+
+
+def seed_dropout(key: BatchKey) -> None:
+    """Seed the global generators, which are all that dropout knows, by the minibatch, so that a resumed run repeats it."""
+    torch.manual_seed(derived_seed(key.seed, "dropout", key.step, key.minibatch))
 
 
 def generator_for(device: torch.device | str, seed: int, purpose: str, *counters: int) -> torch.Generator:

@@ -29,16 +29,18 @@ class TrainHparams(Hparams):
     dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
     lr: float = Hparam(5e-3, gt=0, allow_inf_nan=False, help="learning rate (the peak, where the scheduler has one)")
     seed: int = Hparam(0, ge=0, lt=2**63, help="seed of the initial weights and of every draw")
-    sgrad: bool = Hparam(False, help="keep the graph of log p from sampling on, instead of a second forward pass")
+    sgrad: bool = Hparam(False, help="build the graph of log p when sampling and keep it: more memory, the same gradient")
     true_grad: bool = Hparam(False, help="also differentiate the local energies through the flips (same mean, noisier, slower)")
     sub_directory: str = Hparam("", help="appended to the name of the run's directory")
     memory_MiB: int = Hparam(256, ge=1, help="memory for the intermediate results of one chunk of flips")
-    precision: str = Hparam("float32", pattern="^float(32|64)$", help="number format of the network: float32 | float64")
+    precision: Literal["float32", "float64"] = Hparam("float32", help="number format of the network")
 
     @model_validator(mode="after")
-    def _batch(self) -> Any:
-        if self.B is None:
-            self.__dict__["B"] = self.Q * self.K
+    def _consistent(self) -> Any:
+        if any(character in "/\\:" or not character.isprintable() for character in self.sub_directory):
+            raise ConfigError(f"train.sub_directory={self.sub_directory!r}: must be part of a name, without / \\ :")
+        if "B" not in self.model_fields_set:
+            self.__dict__["B"] = self.Q * self.K  # not "set": it follows later changes of Q and K
         elif self.B != self.Q * self.K:
             raise ConfigError(f"train.B={self.B}: must be Q*K = {self.Q}*{self.K} = {self.Q * self.K}")
         if self.Q * self.K < 2:
@@ -145,7 +147,9 @@ class OptimizerHparams(NamedHparams):
     def choices(cls) -> list[str]:
         import torch
 
-        excluded = ("Optimizer", "SparseAdam")  # the base class, and one for sparse gradients only
+        # The base class; one for sparse gradients only; one for matrices only, and every model here has vectors, too; and
+        # one that evaluates the loss again on samples of weights that it has changed since, where it means nothing.
+        excluded = ("Optimizer", "SparseAdam", "Muon", "LBFGS")
         return [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
 
     @classmethod

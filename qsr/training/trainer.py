@@ -70,7 +70,8 @@ class Trainer:
         self.epoch = 0
         self.step_in_epoch = 0
         self.rewinds = 0
-        self._good: dict[str, Any] = {}
+        self._good: dict[str, Any] = {}  # the last checkpoint that is known to be sound
+        self._latest: dict[str, Any] = {}  # the last checkpoint
 
     @property
     def steps(self) -> int:
@@ -84,7 +85,7 @@ class Trainer:
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
             RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
         """
-        with torch.random.fork_rng(), _signals_noted() as noted:
+        with torch.random.fork_rng(devices=[]), _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()
@@ -103,10 +104,11 @@ class Trainer:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
                 metrics = self.update_rule.update(self.model, self.objective, keys)
-                if not all(math.isfinite(value) for value in metrics.values()):
-                    self._rewind(metrics)
+                if problem := self._not_finite(metrics):
+                    self._rewind(problem)
                     epoch_done = False
                     break
+                self._good = self._latest  # a step from it came out well
                 self.step += 1
                 self.step_in_epoch += 1
                 for callback in self.callbacks:
@@ -114,7 +116,7 @@ class Trainer:
                 last = self.step == self.steps
                 if last or noted or self.step % self.settings.checkpoint.every_n_steps == 0:
                     self.checkpoint()
-                if noted:
+                if noted and not last:
                     raise Interrupted(noted[0], self.directory)
                 if last:
                     break
@@ -124,6 +126,13 @@ class Trainer:
                 self.epoch += 1
                 self.step_in_epoch = 0
                 self._call("on_epoch_end")
+
+    def _not_finite(self, metrics: Metrics) -> str:
+        """Which number of a step is not finite; empty if all are, the new weights included."""
+        bad = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
+        if not bad:
+            bad = [f"{name} is not finite" for name, values in self.model.named_parameters() if not values.isfinite().all()]
+        return ", ".join(bad)
 
     def _call(self, hook: str) -> None:
         for callback in self.callbacks:
@@ -153,12 +162,16 @@ class Trainer:
             callback.load_state_dict(deepcopy(part))
 
     def checkpoint(self) -> None:
-        """Remember this state as good, and write it if there is a directory."""
+        """Remember this state, and write it if there is a directory.
+
+        Rewinding goes back to the last checkpoint from which a step came out finite.
+        """
         self._call("on_checkpoint")
-        self._good = self.state()
+        self._latest = self.state()
+        self._good = self._good or self._latest
         if self.directory is not None:
-            rest = {name: value for name, value in self._good.items() if name != "model"}
-            self.directory.save_checkpoint(self.step, self._good["model"], rest)
+            rest = {name: value for name, value in self._latest.items() if name != "model"}
+            self.directory.save_checkpoint(self.step, self._latest["model"], rest)
 
     def resume(self) -> None:
         """Go on from the directory's last checkpoint.
@@ -169,28 +182,30 @@ class Trainer:
         found = None if self.directory is None else self.directory.latest_checkpoint()
         if found is None:
             raise ConfigError("nothing to resume: the run has no checkpoint")
-        self._good = {"model": found.weights, **found.state}
-        self.load_state(self._good)
+        before = self.directory.latest_checkpoint(before=found.step) if self.directory is not None else None
+        self._latest = {"model": found.weights, **found.state}
+        self._good = self._latest if before is None else {"model": before.weights, **before.state}
+        self.load_state(self._latest)
 
     def save_weights(self) -> None:
         """Write the model's weights, if there is a directory."""
         if self.directory is not None:
             self.directory.save_weights(self.model.state_dict())
 
-    def _rewind(self, metrics: Metrics) -> None:
-        bad = ", ".join(f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value))
+    def _rewind(self, problem: str) -> None:
         failed_at, rewinds = self.step, self.rewinds + 1
+        self._latest = self._good
         self.load_state(self._good)
         if rewinds > MAX_REWINDS:
             self.save_weights()
             raise RunFailed(
-                f"step {failed_at}: {bad} after {MAX_REWINDS} rewinds; the weights of step {self.step} are kept "
+                f"step {failed_at}: {problem} after {MAX_REWINDS} rewinds; the weights of step {self.step} are kept "
                 f"(a train.lr smaller than {self.settings.train.lr} may help)"
             )
         for _ in range(rewinds - self.rewinds):  # the good state may be older than earlier rewinds
             self.update_rule.slow_down()
         self.rewinds = rewinds
-        logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, bad, self.step)
+        logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, problem, self.step)
 
 
 @contextmanager

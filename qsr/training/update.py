@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.training.protocols import BatchKey, Metrics, Objective
-from qsr.training.random import derived_seed
+from qsr.training.random import seed_dropout
 
 
 class TorchUpdate:
@@ -37,39 +37,30 @@ class TorchUpdate:
         if settings.scheduler.name != "none":
             try:
                 self.scheduler = _scheduler(self.optimizer, settings)
-            except (TypeError, ValueError, AttributeError, KeyError) as error:
+            except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
                 raise ConfigError(f"scheduler.name={settings.scheduler.name}: {error}") from None
 
     def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
-        batches, metrics = objective.prepare(model, keys)
-        recorded: Metrics = {}
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            total = torch.zeros((), dtype=torch.float64)
-            recorded.clear()
-            for batch in batches:
-                # Dropout knows only the global generators: seed them by the minibatch, so that a resumed run repeats it.
-                torch.manual_seed(derived_seed(batch.key.seed, "dropout", batch.key.step, batch.key.minibatch))
-                loss, found = objective.loss(model, batch)
-                loss.backward()
-                total += loss.detach().to(total)
-                for name, value in found.items():
-                    recorded[name] = recorded.get(name, 0.0) + value / len(batches)
-            recorded["gradient_norm"] = self._clip(model)
-            return total
-
         model.train()
+        batches, metrics = objective.prepare(model, keys)
+        self.optimizer.zero_grad()
+        found = []
+        for batch in batches:
+            seed_dropout(batch.key)
+            loss, recorded = objective.loss(model, batch)
+            loss.backward()
+            found.append(recorded)
+        norm = self._clip(model)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * self.rate_factor
-        recorded_rate = self.optimizer.param_groups[0]["lr"]
-        self.optimizer.step(closure)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate  # schedulers compute the next rate from this one
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.step()
+        for group, scheduled in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = scheduled  # schedulers compute the next rate from this one
         if self.scheduler is not None:
             self.scheduler.step()
-        return {**metrics, **recorded, "lr": float(recorded_rate)}
+        return {**metrics, **objective.summarise(found), "gradient_norm": norm, "lr": rate}
 
     def _clip(self, model: nn.Module) -> float:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -87,6 +78,12 @@ class TorchUpdate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
+        # torch converts the state to the parameters' number format, which NAdam's mu_product does not have.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, saved in state["optimizer"]["state"].items():
+            for name, value in saved.items():
+                if isinstance(value, Tensor) and self.optimizer.state[parameters[index]][name].dtype != value.dtype:
+                    self.optimizer.state[parameters[index]][name] = value.clone()
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.rate_factor = state["rate_factor"]

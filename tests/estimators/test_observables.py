@@ -92,7 +92,7 @@ def test_checkerboard():
 
 
 def test_error_bars_cover_the_truth():
-    """Over 300 independent sets of 400 samples, 68.3 % of the errors bars contain the exact value, to 4 binomial sigma."""
+    """Over 300 independent sets of 400 samples, 68.3 % of the error bars contain the exact value, to 4 binomial sigma."""
     psi2, rng = born(3), np.random.default_rng(11)
     exact = exact_values(psi2, 3, 3)
     watched = {name: [] for name in (*SCALARS, "correlations")}

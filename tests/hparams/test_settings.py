@@ -72,6 +72,10 @@ def test_the_sources_own_line() -> None:
         ("--lptf patch=4x4 --rnn patch=3x3", "rnn.patch=3x3: does not tile the 4x4 lattice"),
         ("--lptf patch=4x4 --ptf patch=2x2 Nh=8 repeat_pre=True", "ptf.repeat_pre=True: needs Nh=8 equal to the Nh=32"),
         ("--train NLOOPS=17 --ptf", "train.NLOOPS=17: must be at most 16"),
+        ("--ptf _2D=False patch=2x2", "ptf.patch=2x2: is a block, but _2D=False was given"),
+        ("--train precision=float16 --ptf", "train.precision=float16: must be 'float32' or 'float64'"),
+        ("--train L=0 --ptf", "train.L=0: must be at least 1"),
+        ("--ptf --optimizer name=LBFGS", "optimizer.name=LBFGS: unknown optimizer"),
         ("--ptf --optimizer name=Adan", "optimizer.name=Adan: unknown optimizer; did you mean 'Adam'?"),
         ("--ptf --optimizer weight_decy=0.1", "optimizer.weight_decy: Adam has no such argument; did you mean 'weight_decay'?"),
         ("--ptf --optimizer lr=0.1", "optimizer.lr: set train.lr instead"),
@@ -204,3 +208,42 @@ def test_every_section_documents_every_setting() -> None:
         if section.target.startswith("qsr."):
             for name, field in hparams_class(section.name).model_fields.items():
                 assert field.description, f"{section.name}.{name} has no help line"
+
+
+def test_finetuning_keeps_the_lattice_unless_it_is_given() -> None:
+    stored = resolve("--train K=4 --rnn patch=1 --rydberg Lx=2 Ly=8 boundary=periodic")
+    for change in (
+        {"hamiltonian": {"type": "tfim"}},
+        {"train": {"L": 16}},
+        {"hamiltonian": {"type": "tfim"}, "train": {"L": 16}},
+    ):
+        kept = stored.updated(change)
+        assert (kept.hamiltonian.Lx, kept.hamiltonian.Ly, kept.hamiltonian.boundary) == (2, 8, "periodic")
+    free = RunSettings.from_tree({"model": qsr.RNN(patch=1), "hamiltonian": qsr.Rydberg(positions=[[0, 0], [1, 0]])})
+    with pytest.raises(ConfigError, match=r"tfim\.Lx: the stored run has free positions"):
+        free.updated({"hamiltonian": {"type": "tfim"}})
+
+
+def test_finetuning_switches_and_merges_torch_classes() -> None:
+    stored = resolve("--rnn --optimizer name=AdamW betas=0.8,0.9 --scheduler name=OneCycleLR pct_start=0.2")
+    switched = stored.updated({"optimizer": {"name": "sgd"}, "scheduler": {"name": "none"}})
+    assert (switched.optimizer.name, switched.optimizer.kwargs, switched.scheduler.kwargs) == ("SGD", {}, {})
+    merged = stored.updated({"optimizer": {"kwargs": {"weight_decay": 0.1}}})
+    assert merged.optimizer.kwargs == {"betas": [0.8, 0.9], "weight_decay": 0.1}
+
+
+def test_the_originals_main_architecture_is_a_preset() -> None:
+    settings = resolve("--lptf patch=4x4 --rnn patch=2x2", preset="nnqsr")
+    assert settings.model.Nh == settings.model.subsampler.Nh == 128
+
+
+@pytest.mark.parametrize("name", ["a/b", "..\\up", "/../../out", "two\nlines"])
+def test_a_sub_directory_is_part_of_a_name(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"train\.sub_directory=.*: must be part of a name"):
+        TrainHparams(sub_directory=name)
+
+
+def test_the_batch_follows_its_factors() -> None:
+    section = TrainHparams(K=4, Q=2)
+    section.K = 8
+    assert section.B == 16

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from sampler_cases import CASES, build
+from sampler_cases import CASES, SMALL, build
 from scipy.stats import chi2
 
 from qsr.hamiltonians.base import basis_index, configurations
 from qsr.hparams import ConfigError
 from qsr.lattice import Lattice
-from qsr.samplers import PTF, AutoregressiveSampler
+from qsr.samplers import PTF, AutoregressiveSampler, PatchedRNN, PatchedTransformer
 
 PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 every_case = pytest.mark.parametrize("name", CASES)
@@ -97,6 +97,20 @@ def test_samples_follow_the_distribution(name: str, seed: int) -> None:
     observed, wanted = (np.concatenate(part) for part in zip(*pairs, strict=True))
     statistic = ((observed - wanted) ** 2 / wanted).sum()
     assert chi2.sf(statistic, df=len(wanted) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["rnn", "ptf"])
+def test_three_states_a_site(kind: str) -> None:
+    """The sampler layer knows local_dim: probabilities of all 3^4 configurations sum to one, and flips are refused."""
+    lattice = Lattice(2, 2)
+    sampler = PatchedRNN(lattice, "1x2", 8, local_dim=3) if kind == "rnn" else PatchedTransformer(lattice, PTF(**SMALL), None, 3)
+    configs = torch.cartesian_prod(*[torch.arange(3, dtype=torch.uint8)] * 4)
+    assert sampler.log_prob(configs).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    drawn, log_prob = draw(sampler, 500)
+    assert set(drawn.unique().tolist()) == {0, 1, 2}
+    assert torch.allclose(sampler.log_prob(drawn), log_prob, atol=1e-5)
+    with pytest.raises(ConfigError, match="local_dim=3"):
+        sampler.flip_log_prob(drawn)
 
 
 def test_samples_are_reproducible_and_differ_between_seeds() -> None:

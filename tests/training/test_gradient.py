@@ -83,10 +83,14 @@ def test_minibatches_share_one_baseline() -> None:
     model = build("rnn", (2, 3))
     objective = VariationalEnergy(Rydberg(Lx=2, Ly=3).build(), TrainHparams(K=4, Q=3))
     batches, metrics = objective.prepare(model, [BatchKey(0, 0, index) for index in range(3)])
-    configs = torch.cat([batch.configs for batch in batches])
+    # One row per sample again: a configuration that was drawn twice is stored once, with its terms summed.
+    counts = [(12 * batch.weights).round().long() for batch in batches]
+    assert sum(count.sum() for count in counts) == 12 and all(count.sum() == 4 for count in counts)
+    configs = torch.cat([batch.configs.repeat_interleave(count, dim=0) for batch, count in zip(batches, counts, strict=True)])
     energies = local_energy(model, objective.hamiltonian, configs).values
     others = torch.stack([torch.cat([energies[:i], energies[i + 1 :]]).mean() for i in range(12)])
-    assert torch.allclose(torch.cat([batch.terms for batch in batches]), (energies - others) / 12)
+    found = [(batch.terms / count).repeat_interleave(count) for batch, count in zip(batches, counts, strict=True)]
+    assert torch.allclose(torch.cat(found), (energies - others) / 12)
     assert metrics["energy"] == pytest.approx(energies.mean().item())
     assert metrics["variance"] == pytest.approx(energies.var().item())
     assert metrics["energy_error"] == pytest.approx(energies.std().item() / 12**0.5)
@@ -140,4 +144,5 @@ def test_run_settings_reach_the_objective() -> None:
     settings = RunSettings.from_tree({"model": RNN(patch=1), "train": {"K": 3, "L": 4}})
     objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
     batches, _ = objective.prepare(settings.model.build(settings.hamiltonian.lattice()), [BatchKey(0, 0, 0)])
-    assert batches[0].configs.shape == (3, 4)
+    assert batches[0].configs.shape[1] == 4
+    assert batches[0].weights.sum() == pytest.approx(1)

@@ -1,0 +1,64 @@
+"""The demos in shortened form: they run, print their numbers, and the numbers are right."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import qsr
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMOS = ROOT / "demos"
+DMRG_8X8 = -25.96352308479234 / 64  # tests/data/rydberg.json
+
+
+def demo(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DEMOS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ground_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = demo("ground_state_4x4").main(steps=120, samples=2048, directory=str(tmp_path))
+    said = capsys.readouterr().out
+    assert 0 < error < 0.1
+    assert "z-score" in said and "exact             -0.45341321" in said
+    assert list(tmp_path.rglob("plot.png"))
+
+
+def test_the_demo_fails_when_it_misses_the_energy(tmp_path: Path) -> None:
+    words = [sys.executable, str(DEMOS / "ground_state_4x4.py"), "--steps", "5", "--dir", str(tmp_path)]
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "is above 1e-03" in result.stderr
+
+
+def test_detuning_scan(tmp_path: Path) -> None:
+    rows = demo("detuning_scan").main(deltas=(0.0, 0.5), steps=200, directory=str(tmp_path))
+    for _, found, error, exact in rows:
+        assert abs(found - exact) < 0.02 + 4 * error
+    assert rows[0][1] != rows[1][1]
+    assert (tmp_path / "detuning_scan.png").stat().st_size > 5_000
+
+
+def test_finetune(tmp_path: Path) -> None:
+    energies = list(demo("finetune_4x4_to_8x8").main(steps=60, directory=str(tmp_path)).values())
+    untrained, tuned, scratch = energies
+    assert DMRG_8X8 < tuned < min(untrained, scratch), "sixty steps from 4x4 weights beat sixty from nothing"
+
+
+def test_transfer(tmp_path: Path) -> None:
+    divergence, error = demo("transfer_rnn_to_ptf").main(steps=120, directory=str(tmp_path))
+    assert -4 * error < divergence < 2.0  # an untrained student is 13 nat away
+
+
+def test_the_shipped_run_is_a_trained_8x8_rnn() -> None:
+    settings = json.loads((DEMOS / "RNN" / "settings.json").read_text())
+    assert settings["model"]["type"] == "rnn" and settings["train"]["L"] == 64
+    found = qsr.evaluate(DEMOS / "RNN", 1024, 256).energy_per_site
+    assert abs(found.mean - DMRG_8X8) < 3e-3 * abs(DMRG_8X8) + 4 * found.error

@@ -1,0 +1,82 @@
+"""Atomic writing: the old content or the new one, and nothing left behind."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from qsr.runs import replacing, replacing_directory, write_atomically
+from qsr.runs.files import previous_of, remove_leftovers
+
+
+class Crash(Exception):
+    pass
+
+
+def test_write_replaces_text_and_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_atomically(file, "grüß\n")
+    assert file.read_bytes() == "grüß\n".encode()
+    write_atomically(file, b"\x00\xff")
+    assert file.read_bytes() == b"\x00\xff"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.h5"
+    file.write_text("old")
+    with pytest.raises(Crash), replacing(file) as temporary:
+        assert temporary.suffix == ".h5" and temporary.parent == tmp_path
+        temporary.write_text("half")
+        assert file.read_text() == "old"
+        raise Crash
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    for name in (".a.0123abcd.tmp.h5", ".b.0123abcd.tmp.h5", "a.h5", ".a.h5"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.h5", ".b.0123abcd.tmp.h5", "a.h5"]
+
+
+def test_directory_is_replaced_whole(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        with replacing_directory(tmp_path / "d") as folder:
+            (folder / content).write_text(content)
+            (folder / "inner").mkdir()
+            (folder / "inner" / "file").write_text(content)
+        assert sorted(path.name for path in (tmp_path / "d").iterdir()) == sorted([content, "inner"])
+        assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_failed_directory_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing_directory(tmp_path / "d") as folder:
+        (folder / "old").touch()
+    with pytest.raises(Crash), replacing_directory(tmp_path / "d") as folder:
+        (folder / "new").touch()
+        raise Crash
+    assert [path.name for path in tmp_path.rglob("*")] == ["d", "old"]
+
+    rename = os.replace
+
+    def second_fails(source: Path, target: Path) -> None:
+        if source.name.endswith(".tmp"):
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(OSError, match="no"), replacing_directory(tmp_path / "d") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["d", "old"]
+
+
+def test_a_kill_between_the_renames_leaves_the_old_directory_aside(tmp_path: Path) -> None:
+    with replacing_directory(tmp_path / "d") as folder:
+        (folder / "old").touch()
+    (tmp_path / "d").rename(previous_of(tmp_path / "d"))
+    with replacing_directory(tmp_path / "d") as folder:
+        (folder / "new").touch()
+        assert (previous_of(tmp_path / "d") / "old").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["d", "new"]

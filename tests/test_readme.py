@@ -1,0 +1,56 @@
+"""The README's commands and snippets work as they stand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from qsr.hparams import RunSettings, parse_sections
+from qsr.jobs.exact import exact
+from qsr.runs import read_run
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS for line in text.splitlines() if not kind and line.startswith("qsr ")]
+
+
+def test_the_readme_shows_all_commands() -> None:
+    assert {line.split()[1] for line in COMMANDS} == {"train", "load", "finetune", "transfer", "exact", "plot"}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_name_real_settings_and_runs(line: str) -> None:
+    """Each line up to the start of its work (the work itself, shortened, is in tests/cli)."""
+    _, command, *words = shlex.split(line)
+    if words[0] == "--resume":
+        return
+    if command in ("load", "plot", "finetune", "transfer"):
+        stored = read_run(ROOT / words.pop(0))
+        if command == "finetune":
+            assert stored.settings.updated(parse_sections(words)).train.L == 256
+        elif command == "transfer":
+            tree = {**parse_sections(words), "hamiltonian": stored.settings.tree()["hamiltonian"]}
+            assert RunSettings.from_tree(tree).train.L == stored.settings.train.L
+    elif command == "exact":
+        assert exact(parse_sections(words)["hamiltonian"]).energy < 0
+    else:
+        assert RunSettings.from_tree(parse_sections(words)).train.L == 64
+
+
+def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = (text for kind, text in BLOCKS if kind == "python")
+    names: dict[str, object] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    assert "exact: -0.4534132" in capsys.readouterr().out
+    assert names["larger"].settings.train.L == 64  # type: ignore[attr-defined]
+
+
+def test_the_output_shown_is_real() -> None:
+    """No placeholder is left, and the energy shown agrees with the exact one beside it."""
+    energy, error = re.search(r"energy per site +(-0\.\d+)\((\d+)\)", README).groups()  # type: ignore[union-attr]
+    exact_shown = re.search(r"exact +(-0\.\d+)", README)[1]  # type: ignore[index]
+    resolution = int(error) * 10.0 ** -len(energy.split(".")[1])
+    assert abs(float(energy) - float(exact_shown)) < max(4 * resolution, 5e-4)
