@@ -171,7 +171,8 @@ def exact(context: click.Context, words: tuple[str, ...], helped: bool) -> None:
         return explain(context, words)
     tree = parse_sections(words)
     if set(tree) != {"hamiltonian"}:
-        raise ConfigError(f"exact: expected one problem section such as --rydberg Lx=4 Ly=4, found {', '.join(tree)}")
+        found = " ".join(word for word in words if word.startswith("--"))
+        raise ConfigError(f"exact: expected one problem section such as --rydberg Lx=4 Ly=4, found {found}")
     click.echo("\n".join(jobs.exact(tree["hamiltonian"]).lines()))
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 
 from qsr.hparams import find_section, hparams_class, sections, type_name
@@ -34,7 +35,7 @@ def section_table(name: str) -> str:
     """
     section = find_section(name)
     cls = hparams_class(section.name)
-    lines = [f"--{section.name}: {section.title}", ""]
+    lines = [f"--{section.name}: {section.title}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
     for field_name, field in cls.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "" if field.is_required() else f" [{default}]"

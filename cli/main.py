@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> None:
         status = qsr.main(args=arguments, prog_name="qsr", standalone_mode=False)
     except ConfigError as error:
         status = _say(str(error), BAD_INPUT)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "qsr --help")
+        status = 0
     except click.ClickException as error:
         status = _say(error.format_message(), BAD_INPUT)
     except RunFailed as error:

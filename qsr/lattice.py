@@ -65,15 +65,38 @@ class Lattice:
     def bonds(self) -> NDArray[np.int64]:
         """(number of bonds, 2) nearest-neighbour pairs i < j, each once.
 
-        Pairs at the smallest distance in the lattice; a periodic direction of length 2 has one bond, not two.
+        Pairs within 1 % of the smallest distance (files of positions are rounded); a periodic direction of length 2 has
+        one bond, not two.
         """
         distance = self.distances() + np.diag(np.full(self.num_sites, np.inf))
-        first, second = np.nonzero(np.triu(distance < distance.min() * (1 + 1e-6), k=1))
+        first, second = np.nonzero(np.triu(distance < distance.min() * 1.01, k=1))
         return np.stack([first, second], axis=1)
 
     def sublattice_signs(self) -> NDArray[np.float64]:
-        """(N,) (-1)^(x+y), the sign of the checkerboard order; for free positions the coordinates are rounded."""
-        return np.where(np.round(self.positions).sum(axis=1) % 2 == 0, 1.0, -1.0)
+        """(N,) the sign of the checkerboard order: (-1)^(x+y), or for free positions +1 and -1 alternating along bonds."""
+        if self.coordinates is None:
+            return np.where(self.positions.sum(axis=1) % 2 == 0, 1.0, -1.0)
+        bonds = self.bonds()
+        signs = np.zeros(self.num_sites)
+        while not signs.all():
+            signs[np.argmin(np.abs(signs))] = 1.0  # the first site of a part that no bond joins to those before
+            for _ in range(self.num_sites):  # no path is longer
+                for here, there in (bonds.T, bonds.T[::-1]):
+                    reached = (signs[here] != 0) & (signs[there] == 0)
+                    signs[there[reached]] = -signs[here[reached]]
+        return signs
+
+    @property
+    def has_sublattices(self) -> bool:
+        """Whether the checkerboard order means something: on a grid, or where bonds join all sites in alternation."""
+        if self.coordinates is None:
+            return True
+        bonds, signs = self.bonds(), self.sublattice_signs()
+        reached = np.arange(self.num_sites) == 0
+        for _ in range(self.num_sites):
+            for here, there in (bonds.T, bonds.T[::-1]):
+                reached[there[reached[here]]] = True
+        return bool(reached.all() and (signs[bonds[:, 0]] == -signs[bonds[:, 1]]).all())
 
     def patches(self, patch: str) -> NDArray[np.int64]:
         """(n, p) site indices of each patch; both the patches and the sites within one run row by row.

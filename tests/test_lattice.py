@@ -56,3 +56,20 @@ def test_patches_hold_every_site_once_in_row_major_order(patch: str) -> None:
 def test_a_block_holds_its_rows_and_columns() -> None:
     assert Lattice(4, 6).patches("2x3")[1].tolist() == [3, 4, 5, 9, 10, 11]
     assert Lattice(4, 6).patches("4")[1].tolist() == [4, 5, 6, 7]
+
+
+def test_free_positions_know_their_order_wherever_they_lie() -> None:
+    """Shifted, turned, scaled and rounded, a grid has the bonds and sublattices of the grid."""
+    grid = Lattice(3, 4)
+    turn = np.array([[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]])
+    for positions in (grid.positions - 1.5, 5.5 * grid.positions, np.round(grid.positions @ turn + 0.3, 3)):
+        free = Lattice.from_positions(positions)
+        assert np.array_equal(free.bonds(), grid.bonds())
+        assert np.array_equal(free.sublattice_signs(), grid.sublattice_signs()) and free.has_sublattices
+
+
+def test_frustrated_and_broken_arrays_have_no_sublattices() -> None:
+    triangle = Lattice.from_positions([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    pairs = Lattice.from_positions([[0.0, 0.0], [1.0, 0.0], [5.0, 0.0], [6.0, 0.0]])
+    assert not triangle.has_sublattices and not pairs.has_sublattices
+    assert set(pairs.sublattice_signs()) == {1.0, -1.0}

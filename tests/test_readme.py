@@ -45,6 +45,7 @@ def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(compile(snippet, "README.md", "exec"), names)
     assert "exact: -0.4534132" in capsys.readouterr().out
+    assert abs(names["found"].energy_per_site.mean + 0.4534132) < 0.02  # type: ignore[attr-defined]
     assert names["larger"].settings.train.L == 64  # type: ignore[attr-defined]
 
 

@@ -15,21 +15,18 @@ def sample_observables(configs: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     """The observables that are diagonal in n, for each configuration (B, N); float64, on the device of `configs`.
 
     `densities` (B, N): n_i; `density_mean` (B,): sum_i n_i / N; `magnetisation` (B,): sum_i (1 - 2 n_i) / N;
-    `staggered_abs`, `staggered_sq` (B,): |m| and m^2 of m = sum_i (-1)^(x+y) (n_i - 1/2) / N;
+    `staggered_abs`, `staggered_sq` (B,): |m| and m^2 of m = sum_i (-1)^(x+y) (n_i - 1/2) / N
+    (where the lattice has sublattices);
     `nn_mean` (B,): n_i n_j averaged over nearest-neighbour bonds (where there are any);
     `structure_factor` (B, Lx, Ly): |sum_i n_i exp(i k r_i)|^2 / N at k = 2 pi (a/Lx, b/Ly) (not for free positions).
     """
     occupation = configs.to(torch.float64)
-    signs = torch.as_tensor(lattice.sublattice_signs(), device=configs.device)
     density = occupation.mean(dim=1)
-    staggered = (occupation - 0.5) @ signs / lattice.num_sites
-    values = {
-        "densities": occupation,
-        "density_mean": density,
-        "magnetisation": 1 - 2 * density,
-        "staggered_abs": staggered.abs(),
-        "staggered_sq": staggered.square(),
-    }
+    values = {"densities": occupation, "density_mean": density, "magnetisation": 1 - 2 * density}
+    if lattice.has_sublattices:
+        signs = torch.as_tensor(lattice.sublattice_signs(), device=configs.device)
+        staggered = (occupation - 0.5) @ signs / lattice.num_sites
+        values |= {"staggered_abs": staggered.abs(), "staggered_sq": staggered.square()}
     first, second = torch.as_tensor(lattice.bonds(), device=configs.device).unbind(dim=1)
     if len(first):
         values["nn_mean"] = (occupation[:, first] * occupation[:, second]).mean(dim=1)

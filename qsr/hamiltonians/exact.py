@@ -98,8 +98,11 @@ def exact_observables(result: ExactResult, lattice: Lattice) -> dict[str, float 
         "densities": densities,
         "density_mean": float(densities.mean()),
         "sx_mean": float(np.mean(flips)),
-        "staggered_abs": float(born @ np.abs(staggered)),
-        "staggered_sq": float(born @ staggered**2),
+        **(
+            {"staggered_abs": float(born @ np.abs(staggered)), "staggered_sq": float(born @ staggered**2)}
+            if lattice.has_sublattices
+            else {}
+        ),
     }
     if len(first):
         values["nn_mean"] = float((born @ (occupation[:, first] & occupation[:, second])).mean())

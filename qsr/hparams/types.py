@@ -51,6 +51,10 @@ def check_patch(section: str, patch: str, shape: tuple[int, int]) -> int:
                 f"{section}.patch={patch}: does not divide the {rows * columns} sites of the {rows}x{columns} lattice"
             )
         return rows * columns // int(patch)
+    if columns == 1 and block[1] > 1:
+        raise ConfigError(
+            f"{section}.patch={patch}: the sites form a line of {rows}; give a number of sites, such as patch=1 or patch=2"
+        )
     if rows % block[0] or columns % block[1]:
         raise ConfigError(
             f"{section}.patch={patch}: does not tile the {rows}x{columns} lattice; rows and columns must be multiples"
@@ -65,11 +69,15 @@ def read_positions(value: Any) -> list[list[float]]:
     """Site coordinates (N, 2): given as numbers, or read from a .npy or a text file with two columns."""
     if isinstance(value, (str, Path)):
         try:
-            loaded = (
-                np.load(value, allow_pickle=False) if str(value).endswith(".npy") else np.loadtxt(value, delimiter=None, ndmin=2)
-            )
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read site positions ({error})") from None
+            if str(value).endswith(".npy"):
+                loaded = np.load(value, allow_pickle=False)
+            else:
+                lines = Path(value).read_text(encoding="utf-8").replace(",", " ").splitlines()
+                loaded = np.loadtxt(lines, ndmin=2)
+        except OSError as error:
+            raise ValueError(f"cannot read site positions ({error.strerror})") from None
+        except ValueError:
+            raise ValueError("cannot read site positions: expected two numbers, x and y, on each line") from None
         value = loaded
     array = np.asarray(value, dtype=float)
     if array.ndim != 2 or array.shape[1] != 2 or array.shape[0] < 2:

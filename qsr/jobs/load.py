@@ -34,6 +34,7 @@ class Evaluation:
         v_score: N Var / (E - E_inf)^2 (arXiv 2302.04919).
         observables: see `qsr.estimators.Observables`.
         num_samples, num_sites: S and N.
+        problem: the Hamiltonian in one line.
     """
 
     energy: Estimate
@@ -42,6 +43,7 @@ class Evaluation:
     observables: dict[str, Any]
     num_samples: int
     num_sites: int
+    problem: str
 
     @property
     def energy_per_site(self) -> Estimate:
@@ -56,6 +58,7 @@ class Evaluation:
     def lines(self) -> list[str]:
         """The result as text, one quantity a line."""
         rows = [
+            ("problem", self.problem),
             ("samples", str(self.num_samples)),
             ("energy", str(self.energy)),
             ("energy per site", str(self.energy_per_site)),
@@ -128,6 +131,7 @@ def evaluate(
         observables=observables.results(),
         num_samples=num_samples,
         num_sites=lattice.num_sites,
+        problem=settings.hamiltonian.describe(),
     )
     if write and target is not None:
         snapshots = _snapshots(settings, {name: np.concatenate(parts) for name, parts in kept.items()})

@@ -45,7 +45,7 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     densities = configs.mean(axis=0)
     _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
     _draw_correlations(axes[1, 1], lattice, configs)
-    figure.suptitle(f"{stored.path}   {stored.settings.model.section}, {lattice.Lx} x {lattice.Ly}, {len(configs)} samples")
+    figure.suptitle(f"{stored.settings.hamiltonian.describe()}\n{stored.settings.model.section}, {stored.path}", fontsize=10)
     try:
         with replacing(target) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
@@ -95,6 +95,7 @@ def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64
     if lattice.coordinates is None:
         drawn = axis.imshow(values.reshape(lattice.shape), cmap="viridis", vmin=0, vmax=max(values.max(), 1e-9))
         axis.set(xlabel="y", ylabel="x")
+        axis.locator_params(integer=True)
     else:
         drawn = axis.scatter(*lattice.positions.T, c=values, cmap="viridis", vmin=0)
         axis.set(xlabel="x", ylabel="y", aspect="equal")
@@ -107,9 +108,12 @@ def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> N
     n = configs.astype(float)
     covariance = np.atleast_2d(np.cov(n.T, ddof=1))
     first, second = np.triu_indices(lattice.num_sites, k=1)
-    distance = np.round(lattice.distances()[first, second], 6)
-    unique, group = np.unique(distance, return_inverse=True)
-    mean = np.bincount(group, covariance[first, second]) / np.bincount(group)
-    axis.plot(unique, mean, "o-", ms=3, lw=0.8)
+    distance = lattice.distances()[first, second]
+    # Positions from a file are rounded: distances within 1 % of the smallest one count as equal.
+    group = np.unique(np.round(distance / (0.01 * distance.min())), return_inverse=True)[1]
+    count = np.bincount(group)
+    mean = np.bincount(group, covariance[first, second]) / count
+    axis.plot(np.bincount(group, distance) / count, mean, "o-" if lattice.coordinates is None else "o", ms=3, lw=0.8)
     axis.axhline(0, color="0.7", lw=0.8)
-    axis.set(xlabel="distance (lattice constants)", ylabel="<n_i n_j> - <n_i><n_j>", title="density correlations")
+    unit = "lattice constants" if lattice.coordinates is None else "units of the positions"
+    axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")

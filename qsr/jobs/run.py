@@ -114,7 +114,13 @@ def run_training(
                 directory.write_settings(settings)
                 logger.info("run directory %s", directory.path)
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            logger.info("%s with %d parameters on %d sites", type(model).__name__, parameters, num_sites)
+            train = settings.train
+            logger.info("%s", settings.hamiltonian.describe())
+            logger.info("%s with %d parameters", type(model).__name__, parameters)
+            logger.info(
+                "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
+                *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),
+            )
         trainer.fit()
     return Run(None if directory is None else directory.path, settings, model)
 

@@ -52,8 +52,13 @@ class Sampler(nn.Module):
     local_dim: int = 2
     has_phase: bool = False
 
-    def sample(self, num_samples: int, generator: torch.Generator, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Independent exact draws: configs (B, N) and their log p (B,), without gradient."""
+    def sample(
+        self, num_samples: int, generator: torch.Generator | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Independent exact draws: configs (B, N) and their log p (B,), without gradient.
+
+        Without a generator torch's global one is used.
+        """
         raise TypeError(f"{type(self).__name__} does not define sample")
 
     def log_prob(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
@@ -189,7 +194,9 @@ class AutoregressiveSampler(Sampler):
         tokens = self.encode(configs)
         return pick(self.prefill(tokens[:, :-1], context)[0], tokens).sum(dim=-1)
 
-    def sample(self, num_samples: int, generator: torch.Generator, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def sample(
+        self, num_samples: int, generator: torch.Generator | None = None, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         with evaluation_mode(self):
             tokens = torch.empty(num_samples, self.num_tokens, dtype=torch.long, device=self.device)
             log_prob = torch.zeros(num_samples, dtype=self.dtype, device=self.device)

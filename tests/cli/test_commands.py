@@ -78,6 +78,12 @@ def test_help_of_the_other_sections(section: str, names: str) -> None:
         assert re.search(rf"^  {name} +\(", result.stdout, re.MULTILINE), name
 
 
+def test_help_says_what_the_hamiltonian_is() -> None:
+    assert "H = -(Omega/2) sum_i X_i" in qsr("train", "--help", "--rydberg").stdout
+    bare = qsr()
+    assert bare.returncode == 0 and "Commands:" in bare.stdout and bare.stderr == ""
+
+
 @pytest.mark.parametrize("command", ["train", "load", "finetune", "transfer", "exact", "plot"])
 def test_help_of_the_commands(command: str) -> None:
     result = qsr(command, "--help")
@@ -92,6 +98,7 @@ def test_load_as_in_the_source(rnn_run: Path) -> None:
     assert re.search(r"^energy per site +-?\d+\.\d+\(\d+\)$", result.stdout, re.MULTILINE)
     assert (rnn_run / "samples.h5").is_file()
     assert (rnn_run / "evaluation.txt").read_text() in result.stdout
+    assert "rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0" in result.stdout
 
 
 def test_finetune_as_in_the_source(rnn_run: Path, tmp_path: Path) -> None:
@@ -166,7 +173,7 @@ def test_runs_of_the_original_are_read_where_a_run_is_expected(tmp_path: Path) -
         ("transfer nowhere --ptf", "nowhere: no such directory"),
         ("plot nowhere", "nowhere: no such directory"),
         ("exact --rydberg Lx=5 Ly=5", "at most 20 sites"),
-        ("exact --ptf", "expected one problem section"),
+        ("exact --ptf", "expected one problem section such as --rydberg Lx=4 Ly=4, found --ptf"),
         ("exact --rydberg Lx=4 Ly=4 --ptf", "expected one problem section"),
         ("train --ptf --preset nnqs", "'nnqs' is not"),
         ("trian", "No such command 'trian'"),
