@@ -9,10 +9,10 @@ from qsr.training.random import generator_for
 TEACHER = Path(__file__).parent / "RNN"
 
 
-def main(teacher: str | Path = TEACHER, steps: int = 400, directory: str = "runs/transfer") -> tuple[float, float]:
+def main(teacher: str | Path = TEACHER, steps: int = 1500, directory: str = "runs/transfer") -> tuple[float, float]:
     """KL(teacher || student) in nat with its standard error."""
     student = qsr.PTF(patch="2x2", Nh=32)
-    run = qsr.transfer(teacher, student, train={"steps": steps, "K": 128, "dir": directory})
+    run = qsr.transfer(teacher, student, train={"steps": steps, "K": 256, "lr": 0.01, "dir": directory})
     model = qsr.load_model(teacher)
     configs, log_prob = model.sample(4096, generator_for("cpu", 1, "demo"))
     difference = log_prob.double() - run.model.log_prob(configs).detach().double()
@@ -26,5 +26,5 @@ def main(teacher: str | Path = TEACHER, steps: int = 400, directory: str = "runs
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500)
     main(steps=parser.parse_args().steps)
