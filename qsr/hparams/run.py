@@ -54,6 +54,10 @@ class RunSettings:
             written = _with_preset(written, preset)
 
         train: Any = hparams_class("train")(**written.get("train", {}))
+        final = train.stages()[-1].shape
+        problem = dict(written["hamiltonian"])
+        if final is not None and train.L is None and all(problem.get(name) is None for name in ("Lx", "Ly", "positions")):
+            written["hamiltonian"] = {**problem, "Lx": final[0], "Ly": final[1]}
         hamiltonian = sized_hamiltonian(written["hamiltonian"], train.L)
         settings = cls(
             train=train.updated({"L": train.L or hamiltonian.num_sites}),
@@ -74,10 +78,28 @@ class RunSettings:
         if self.train.L != self.hamiltonian.num_sites:
             raise ConfigError(f"train.L={self.train.L}: {self.hamiltonian.describe_size()}")
         num_patches = self.model.check_lattice(self.hamiltonian.shape)
+        self._check_curriculum()
         if self.train.NLOOPS is not None and self.train.NLOOPS > num_patches:
             raise ConfigError(
                 f"train.NLOOPS={self.train.NLOOPS}: must be at most {num_patches}, the number of patches in the sequence"
             )
+
+    def _check_curriculum(self) -> None:
+        """Every stage must be a lattice for the model, and the last one that of the Hamiltonian."""
+        stages = self.train.stages()
+        if stages[-1].shape is None:
+            return
+        where = f"train.curriculum={self.train.curriculum}"
+        if getattr(self.hamiltonian, "positions", None) is not None:
+            raise ConfigError(f"{where}: needs lattices of Lx x Ly sites, and this problem has free positions")
+        if stages[-1].shape != tuple(self.hamiltonian.shape):
+            shape = "x".join(str(size) for size in self.hamiltonian.shape)
+            raise ConfigError(f"{where}: must end on the lattice of the Hamiltonian, {shape}")
+        for stage in stages:
+            try:
+                self.model.check_lattice(stage.shape)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
 
     def updated(self, tree: Mapping[str, Any]) -> RunSettings:
         """These settings with the given ones on top (used by fine-tuning): a section of another type replaces the stored one.
@@ -94,7 +116,10 @@ class RunSettings:
             raise ConfigError("a model section: the weights fix the model; use 'qsr transfer' to train another architecture")
         shape_given = any(changes.get("hamiltonian", {}).get(name) is not None for name in ("Lx", "Ly", "positions"))
         size_given = changes.get("train", {}).get("L") not in (None, self.train.L)
-        if size_given or shape_given:
+        merged["train"].pop("curriculum")  # it belongs to the run that had it
+        if curriculum_given := changes.get("train", {}).get("curriculum") is not None:
+            merged["train"].pop("steps")
+        if size_given or shape_given or curriculum_given:
             for name in ("Lx", "Ly", "positions"):
                 merged["hamiltonian"].pop(name, None)
             merged["train"].pop("L")

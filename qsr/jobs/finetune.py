@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qsr.jobs.run import Run, Section, build_model, given_sections, path_of
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of
 from qsr.jobs.train import start
 from qsr.runs import fit_weights, read_run
-from qsr.samplers.transformer import resize_positions
-
-POSITIONS = "trunk.positions.learned"  # the only weights whose shape depends on the lattice
 
 
 def finetune(
@@ -51,10 +48,6 @@ def finetune(
     if settings.train.seed == stored.settings.train.seed:
         # Step s would draw with the random numbers of step s of the training before.
         settings = settings.updated({"train": {"seed": settings.train.seed + 1}})
-    model = build_model(settings)
-    weights = dict(stored.weights)
-    positions = model.state_dict().get(POSITIONS)
-    if positions is not None:
-        weights[POSITIONS] = resize_positions(weights[POSITIONS], tuple(positions.shape[:-1]))
-    fit_weights(model, weights, path)
+    model = build_model(at_stage(settings, settings.train.stages()[0]))
+    fit_weights(model, model.resized_weights(stored.weights), path)
     return start(settings, model, progress)

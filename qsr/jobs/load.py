@@ -15,6 +15,7 @@ from tqdm import tqdm
 from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, v_score
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.types import dump_typed
+from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run
 from qsr.runs import read_run, replacing, restore_model, write_atomically
 from qsr.snapshots import Snapshots, write_snapshots
@@ -108,6 +109,7 @@ def evaluate(
     if write and target is not None:
         _writable(target)
 
+    keep_freed_memory()
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
     energies, observables = RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}

@@ -67,6 +67,7 @@ def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: 
     num_sites, references = problem.num_sites, _references(problem)
     if "energy" in history:
         steps = history["step"]
+        num_sites = history.get("sites", num_sites)  # one number a step: a curriculum has several lattices
         energy = history["energy"] / num_sites
         error = history["energy_error"] / num_sites
         energy_axis.plot(steps, energy, lw=0.8, color="C0", label="training")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,21 @@ import torch
 
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
+from qsr.jobs.allocator import keep_freed_memory
 from qsr.runs import RunDirectory
 from qsr.samplers import Sampler
-from qsr.training import Callback, HistoryWriter, Interrupted, Objective, ProgressBar, ProgressLog, RunFailed, Trainer, UpdateRule
+from qsr.training import (
+    Callback,
+    HistoryWriter,
+    Interrupted,
+    Objective,
+    ProgressBar,
+    ProgressLog,
+    RunFailed,
+    Stage,
+    Trainer,
+    update_rule,
+)
 from qsr.training.random import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -87,27 +99,68 @@ def logged(directory: RunDirectory | None) -> Iterator[None]:
         handler.close()
 
 
+def at_stage(settings: RunSettings, stage: Stage) -> RunSettings:
+    """The settings with the lattice of a stage of the curriculum."""
+    if stage.shape is None:
+        return settings
+    rows, columns = stage.shape
+    return replace(settings, hamiltonian=settings.hamiltonian.updated({"Lx": rows, "Ly": columns}))
+
+
 def run_training(
     settings: RunSettings,
     model: Sampler,
-    objective: Objective,
-    update_rule: UpdateRule,
+    objective: Callable[[RunSettings, Stage], Objective],
     directory: RunDirectory | None,
     progress: bool,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Train `model` on `objective`; the directory must be claimed (or opened, to resume) and locked by the caller."""
-    num_sites = settings.hamiltonian.num_sites
-    callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history, settings.hamiltonian.energy_unit)]
-    callbacks.append(ProgressLog(num_sites))
+    """Train through all stages; the directory must be claimed (or opened, to resume) and locked by the caller.
+
+    Args:
+        model: for the lattice of the first stage, with its first weights.
+        objective: makes the objective of a stage.
+        callbacks: watch every stage, beside the history and the progress.
+    """
+    keep_freed_memory()
+    stages = settings.train.stages()
+    found = directory.latest_checkpoint() if resume and directory is not None else None
+    current = stages[found.state.get("stage", 0)] if found is not None else stages[0]
+    for stage in stages[current.index :]:
+        if stage.index:
+            previous = model
+            model = build_model(at_stage(settings, stage))
+            model.load_state_dict(model.resized_weights(previous.state_dict()))
+        _run_stage(settings, model, objective, directory, progress, stage, resume and stage is current, callbacks)
+    return Run(None if directory is None else directory.path, settings, model)
+
+
+def _run_stage(
+    settings: RunSettings,
+    model: Sampler,
+    objective: Callable[[RunSettings, Stage], Objective],
+    directory: RunDirectory | None,
+    progress: bool,
+    stage: Stage,
+    resume: bool,
+    watching: Sequence[Callback],
+) -> None:
+    here = at_stage(settings, stage)
+    num_sites = here.hamiltonian.num_sites
+    callbacks: list[Callback] = [ProgressLog(num_sites)]
+    if directory is not None:
+        callbacks.insert(0, HistoryWriter(directory.history, here.hamiltonian.energy_unit, num_sites))
     if progress:
         callbacks.append(ProgressBar(num_sites))
-    trainer = Trainer(model, objective, update_rule, callbacks, settings, directory)
+    callbacks += watching
+    rule = update_rule(model, settings, stage)
+    trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage)
     with logged(directory):
         if resume:
             trainer.resume()
             logger.info("resuming %s at step %d of %d", directory.path if directory else "", trainer.step, trainer.steps)
-        else:
+        elif stage.index == 0:
             # The first checkpoint comes before settings.json: whoever finds settings.json can resume.
             trainer.checkpoint()
             if directory is not None:
@@ -121,8 +174,10 @@ def run_training(
                 "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
                 *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),
             )
+        if stage.shape is not None:
+            number = f"stage {stage.index + 1} of {len(settings.train.stages())}"
+            logger.info("%s: %dx%d, steps %d to %d", number, *stage.shape, stage.first, stage.end)
         trainer.fit()
-    return Run(None if directory is None else directory.path, settings, model)
 
 
 def log_baseline(settings: RunSettings) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.jobs.run import Run, Section, build_model, given_sections, log_baseline, logged, path_of, run_training
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, logged, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
-from qsr.training import Objective, TeacherLikelihood, TorchUpdate, VariationalEnergy
+from qsr.training import Callback, Objective, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 
+# Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them (benchmarks/flips.py).
+MOST_NOISE = 0.1
 TEACHER = "teacher"  # a copy of the teacher's run inside that of its student
 
 
@@ -24,6 +27,7 @@ def train(
     checkpoint: Section = None,
     preset: str | None = None,
     progress: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a model to the ground state of a Hamiltonian by variational Monte Carlo (arXiv 2306.03921).
 
@@ -36,6 +40,7 @@ def train(
         train: steps, batch, rate, seed and output directory.
         preset: named settings below the given ones (`nnqsr`).
         progress: show a tqdm bar on stderr.
+        callbacks: called at every hook of the training (see `qsr.training.Callback`).
 
     Raises:
         ConfigError: for settings that cannot be run, before any work.
@@ -52,21 +57,28 @@ def train(
         checkpoint=checkpoint,
     )
     settings = RunSettings.from_tree(given, preset)
-    return start(settings, build_model(settings), progress)
+    return start(settings, build_model(at_stage(settings, settings.train.stages()[0])), progress, callbacks)
 
 
-def start(settings: RunSettings, model: Sampler, progress: bool) -> Run:
+def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
     """Run variational Monte Carlo on a model with its first weights, in a new directory."""
-    objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
-    update_rule = TorchUpdate(model, settings)  # may refuse its arguments: before there is a directory
+    final = settings.train.stages()[-1]
+    variational_energy(settings, final)  # both may refuse their arguments: before there is a directory
+    update_rule(model, settings, final)
     directory = RunDirectory.claim(settings)
     if directory is None:
         log_baseline(settings)
-        return run_training(settings, model, objective, update_rule, None, progress)
+        return run_training(settings, model, variational_energy, None, progress, callbacks=callbacks)
     with directory.lock():
         with logged(directory):
             log_baseline(settings)
-        return run_training(settings, model, objective, update_rule, directory, progress)
+        return run_training(settings, model, variational_energy, directory, progress, callbacks=callbacks)
+
+
+def variational_energy(settings: RunSettings, stage: Stage) -> Objective:
+    """The objective of a stage, whose lattice the settings have."""
+    most_noise = None if settings.optimizer.natural_gradient() is None else MOST_NOISE
+    return VariationalEnergy(settings.hamiltonian.build(), settings.train, stage, most_noise)
 
 
 def resume(run: str | Path | Run, *, progress: bool = False) -> Run:
@@ -79,14 +91,11 @@ def resume(run: str | Path | Run, *, progress: bool = False) -> Run:
     directory = RunDirectory.open(path_of(run))
     with directory.lock():
         settings = directory.read_settings()
-        model = build_model(settings)
-        objective: Objective
+        model = build_model(at_stage(settings, settings.train.stages()[0]))
         if settings.objective.name == "teacher":
             teacher = directory.path / TEACHER
             if not teacher.is_dir():
                 raise ConfigError(f"{teacher}: the teacher of this transfer is missing")
-            objective = TeacherLikelihood(load_model(teacher), settings.train)
-        else:
-            objective = VariationalEnergy(settings.hamiltonian.build(), settings.train)
-        update_rule = TorchUpdate(model, settings)
-        return run_training(settings, model, objective, update_rule, directory, progress, resume=True)
+            likelihood = TeacherLikelihood(load_model(teacher), settings.train)
+            return run_training(settings, model, lambda *_: likelihood, directory, progress, resume=True)
+        return run_training(settings, model, variational_energy, directory, progress, resume=True)

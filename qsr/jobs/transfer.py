@@ -8,7 +8,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, run_training
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
-from qsr.training import TeacherLikelihood, TorchUpdate
+from qsr.training import TeacherLikelihood, check_natural_gradient, update_rule
 
 
 def transfer(
@@ -47,18 +47,19 @@ def transfer(
         objective={"name": "teacher"},
     )
     settings = RunSettings.from_tree(given, preset)
-    for name in ("sgrad", "true_grad", "NLOOPS"):
+    for name in ("sgrad", "true_grad", "NLOOPS", "curriculum", "K_final"):
         if getattr(settings.train, name):
             raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and a transfer computes none")
+    check_natural_gradient(settings)
     objective = TeacherLikelihood(restore_model(stored), settings.train)
     student = build_model(settings)
-    update_rule = TorchUpdate(student, settings)
+    update_rule(student, settings)  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(settings)
     if directory is None:
-        return run_training(settings, student, objective, update_rule, None, progress)
+        return run_training(settings, student, lambda *_: objective, None, progress)
     with directory.lock():
         copy = RunDirectory(directory.path / TEACHER)
         copy.path.mkdir()
         copy.save_weights(stored.weights)
         copy.write_settings(stored.settings)
-        return run_training(settings, student, objective, update_rule, directory, progress)
+        return run_training(settings, student, lambda *_: objective, directory, progress)

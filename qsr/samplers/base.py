@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from qsr.hparams.base import ConfigError
 from qsr.lattice import Lattice
+from qsr.samplers.flips import BasePass, FlipGroup, Rows, Window, flip_groups, pick, replace_by_reading
 
 DEFAULT_MEMORY_BYTES = 256 * 2**20  # for the intermediate results of one chunk of flips
 
@@ -23,7 +23,7 @@ class State(Protocol):
 
     length: int  # number of tokens read
 
-    def branch(self: TState, length: int, copies: int, rows: slice = slice(None)) -> TState:
+    def branch(self: TState, length: int, copies: int, rows: Rows = slice(None)) -> TState:
         """The selected rows, rewound to their first `length` tokens, each `copies` times (copies of a row adjacent).
 
         Memory of the common prefix is shared, not copied.
@@ -115,6 +115,10 @@ class Sampler(nn.Module):
             raise ConfigError(f"flips need two states per site; this sampler has local_dim={self.local_dim}")
         return torch.eye(self.num_sites, dtype=torch.bool, device=device)
 
+    def resized_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of the same model on another lattice, made to fit this one: only learned positions depend on it."""
+        return dict(weights)
+
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the parameters."""
@@ -124,15 +128,6 @@ class Sampler(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
-
-
-@dataclass(frozen=True)
-class FlipGroup:
-    """Flips that are evaluated together: all leave the tokens before `start` unchanged."""
-
-    start: int
-    index: Tensor  # (m,) which masks
-    tokens: Tensor  # (m, n) XOR on the tokens
 
 
 class AutoregressiveSampler(Sampler):
@@ -147,6 +142,7 @@ class AutoregressiveSampler(Sampler):
 
     def __init__(self, lattice: Lattice, token_sites: Tensor, local_dim: int = 2) -> None:
         super().__init__()
+        self.lattice = lattice
         self.num_sites = lattice.num_sites
         self.local_dim = local_dim
         self.num_tokens, self.sites_per_token = token_sites.shape
@@ -163,6 +159,48 @@ class AutoregressiveSampler(Sampler):
     def extend(self, state: Any, tokens: Tensor) -> tuple[Tensor, Any]:
         """Read w more tokens (B, w): log-conditionals (B, w, V) of the w tokens that follow, and the new state."""
         raise TypeError(f"{type(self).__name__} does not define extend")
+
+    def replace(self, state: Any, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        """Log-conditionals (B, m, w, V) of the w tokens at `start` + offset, when token `start` is replaced by `values` (B, m).
+
+        The other tokens are those of `tokens` (B, n), which the state has read by one `prefill` without gradients. Networks in
+        which one new token changes less than everything after it define this anew.
+        """
+        return replace_by_reading(self, state, tokens, start, values, offsets)
+
+    def replace_each(self, state: Any, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        """Log-conditionals (B, s, m, w, V): as `replace`, for each of the s tokens from `start` on, one at a time.
+
+        `values` are (B, s, m). Conditionals beyond the end of the sequence are undefined.
+        """
+        conditionals = self.conditional_like(values, len(offsets))
+        for index in range(values.shape[1]):
+            inside = tuple(offset for offset in offsets if start + index + offset < self.num_tokens)
+            if inside:
+                found = self.replace(state, tokens, start + index, values[:, index], inside)
+                conditionals[:, index, :, : len(inside)] = found
+        return conditionals
+
+    def conditional_like(self, values: Tensor, length: int) -> Tensor:
+        return torch.zeros(*values.shape, length, self.num_values, dtype=self.dtype, device=self.device)
+
+    def windows(self) -> list[Window]:
+        """Windows worth trying for sampled flips (`qsr.estimators.sampled_flips`): none, and as far as neighbours reach."""
+        near = [offset for offset in self.neighbour_offsets(1.5) if 2 * offset <= self.num_tokens]
+        reach = near[-1] if near else 0
+        lengths = sorted({length for length in (reach - 1, reach, 2 * reach) if 0 < length < self.num_tokens})
+        return [(), *(tuple(range(1, length + 1)) for length in lengths)]
+
+    def replaced_tokens(self, offsets: Window) -> int:
+        """Number of token-forwards that `replace` takes for these offsets."""
+        return offsets[-1] if offsets else 0
+
+    def neighbour_offsets(self, distance: float) -> Window:
+        """How far later in the sequence tokens come that have a site within `distance` (lattice constants) of a token's own."""
+        close = torch.from_numpy(self.lattice.distances() <= distance)[self.token_sites.flatten()][:, self.token_sites.flatten()]
+        n, p = self.token_sites.shape
+        first, second = torch.nonzero(close.view(n, p, n, p).any(dim=3).any(dim=1), as_tuple=True)
+        return tuple(sorted({int(offset) for offset in (second - first).unique() if offset > 0}))
 
     def row_bytes(self, length: int) -> int:
         """Bytes of intermediate results for one row in which `length` tokens are read (an upper estimate)."""
@@ -217,66 +255,34 @@ class AutoregressiveSampler(Sampler):
         context: Tensor | None = None,
         num_loops: int | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        window: Window | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `Sampler.flip_log_ratio`, re-using the prefix: a flip in token k costs only the tokens after k.
 
         `num_loops` groups the first flipped token into that many stretches (NN-QSR's NLOOPS: fewer, larger matrix
-        products for more work and memory); by default every position is a group, which is the least work.
+        products for more work and memory); by default every position is a group, which is the least work. With a `window`
+        only the conditionals of the first flipped token and of those at the window's distances after it are compared.
         """
         masks = self.single_flips(configs.device) if masks is None else masks
-        groups = self.flip_groups(masks, num_loops)
-        largest = max((len(group.index) * self.row_bytes(self.num_tokens - 1 - group.start) for group in groups), default=1)
-        chunk = max(1, memory_bytes // max(largest, self.row_bytes(self.num_tokens)))
+        groups = flip_groups(self.encode(masks.to(torch.uint8)), num_loops)
         log_prob = torch.empty(len(configs), dtype=self.dtype, device=configs.device)
         log_ratio = torch.zeros(len(configs), len(masks), dtype=self.dtype, device=configs.device)
         with evaluation_mode(self):
-            tokens = self.encode(configs)
-            for first in range(0, len(configs), chunk):
-                part = slice(first, first + chunk)
-                given = None if context is None else context[part]
-                conditional, state = self.prefill(tokens[part, :-1], given)
-                base = pick(conditional, tokens[part])  # (B, n)
-                log_prob[part] = base.sum(dim=-1)
-                for group in groups:
-                    rows = max(1, memory_bytes // (self.row_bytes(self.num_tokens - 1 - group.start) * len(base)))
-                    for index, xor in zip(group.index.split(rows), group.tokens.split(rows), strict=True):
-                        log_ratio[part, index] = self._suffix_change(state, tokens[part], conditional, base, group.start, xor)
+            for part, passed in self.base_passes(configs, context, groups, memory_bytes):
+                log_prob[part] = passed.base.sum(dim=-1)
+                log_ratio[part] = passed.changes(groups, len(masks), window, memory_bytes)
         return log_prob, log_ratio
 
-    def _suffix_change(self, state: Any, tokens: Tensor, conditional: Tensor, base: Tensor, start: int, xor: Tensor) -> Tensor:
-        """(B, m) change of log p when tokens (B, n) are XORed with `xor` (m, n), nothing before `start` changing."""
-        flipped = tokens[:, None, start:] ^ xor[None, :, start:]  # (B, m, n - start)
-        change = pick(conditional[:, start], flipped[:, :, 0]) - base[:, start, None]
-        if start < self.num_tokens - 1:
-            branch = state.branch(start, copies=len(xor))
-            suffix, _ = self.extend(branch, flipped[:, :, :-1].flatten(0, 1))
-            changed = pick(suffix, flipped[:, :, 1:].flatten(0, 1)).view(len(tokens), len(xor), -1)
-            # Differences of conditionals are summed, never differences of totals: those cancel to 1e-5 at N = 256.
-            change = change + (changed - base[:, None, start + 1 :]).sum(dim=-1)
-        return change
+    def base_passes(
+        self, configs: Tensor, context: Tensor | None, groups: list[FlipGroup], memory_bytes: int
+    ) -> Iterator[tuple[slice, BasePass]]:
+        """Passes over configurations (B, N), in chunks whose largest group of flips fits into the memory.
 
-    def flip_groups(self, masks: Tensor, num_loops: int | None = None) -> list[FlipGroup]:
-        """Masks (M, N) sorted by the first token that they change; masks that change nothing are in no group.
-
-        Raises:
-            ConfigError: if there are more loops than tokens.
+        To be used in `evaluation_mode`.
         """
-        if num_loops is not None and not 1 <= num_loops <= self.num_tokens:
-            raise ConfigError(f"train.NLOOPS={num_loops}: must be between 1 and {self.num_tokens}, the length of the sequence")
-        stretch = 1 if num_loops is None else -(-self.num_tokens // num_loops)
-        tokens = self.encode(masks.to(torch.uint8))
-        changed = tokens != 0
-        first = torch.where(changed.any(dim=1), changed.int().argmax(dim=1), self.num_tokens)
-        groups = []
-        for begin in range(0, self.num_tokens, stretch):
-            index = torch.nonzero((first >= begin) & (first < begin + stretch)).squeeze(1)
-            if len(index):
-                groups.append(FlipGroup(int(first[index].min()), index, tokens[index]))
-        return groups
-
-
-def pick(log_conditionals: Tensor, tokens: Tensor) -> Tensor:
-    """Entries of (..., V) tables at `tokens`: (B, t, V) with (B, t) gives (B, t); (B, V) with (B, m) gives (B, m)."""
-    if log_conditionals.dim() == tokens.dim():
-        return log_conditionals.gather(-1, tokens)
-    return log_conditionals.gather(-1, tokens[..., None]).squeeze(-1)
+        largest = max((len(group.index) * self.row_bytes(self.num_tokens - 1 - group.start) for group in groups), default=1)
+        chunk = max(1, memory_bytes // max(largest, self.row_bytes(self.num_tokens)))
+        tokens = self.encode(configs)
+        for first in range(0, len(configs), chunk):
+            part = slice(first, first + chunk)
+            yield part, BasePass(self, tokens[part], None if context is None else context[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.lattice import Lattice
-from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.base import AutoregressiveSampler, Rows
 from qsr.samplers.settings import LPTF
 from qsr.samplers.transformer import CausalTransformer, TransformerState
 
@@ -27,10 +28,13 @@ class LargePatchState:
     inner: Any
     tokens: Tensor
 
-    def branch(self, length: int, copies: int, rows: slice = slice(None)) -> LargePatchState:
+    def branch(self, length: int, copies: int, rows: Rows = slice(None)) -> LargePatchState:
         patches, per_patch = self.tokens.shape[1:]
         large, small = divmod(length, per_patch)
-        inner_rows = slice((rows.start or 0) * patches + large, None, patches * (rows.step or 1))
+        if isinstance(rows, slice):
+            inner_rows: Rows = slice((rows.start or 0) * patches + large, None, patches * (rows.step or 1))
+        else:
+            inner_rows = rows * patches + large
         return LargePatchState(
             length,
             self.outer.branch(large, copies, rows),
@@ -102,6 +106,9 @@ class LargePatchedTransformer(AutoregressiveSampler):
         inner_tokens = held[:, :, :width].reshape(rows * patches, width)
         part, inner = self.subsampler.prefill(inner_tokens, hidden.flatten(0, 1))
         return part.reshape(rows, -1, part.shape[-1])[:, : t + 1], inner, held
+
+    def resized_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.trunk.resized_weights(weights, "trunk.")
 
     def row_bytes(self, length: int) -> int:
         large = -(-length // self.tokens_per_patch)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from qsr.lattice import Lattice
 from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.flips import Window
 from qsr.samplers.settings import PTF
 from qsr.samplers.transformer import CausalTransformer, TransformerState
 
@@ -33,6 +36,28 @@ class PatchedTransformer(AutoregressiveSampler):
     def extend(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
         hidden, state = self.trunk.extend(state, self.token_values(tokens))
         return self.head(hidden).log_softmax(dim=-1), state
+
+    def replace(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        hidden = self.trunk.replace(state, self.token_values(values), start, offsets)
+        return self.head(hidden).log_softmax(dim=-1)
+
+    def replace_each(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        if len(self.trunk.layers) > 1:
+            return super().replace_each(state, tokens, start, values, offsets)
+        hidden = self.trunk.replace_each(state, self.token_values(values), start, offsets)
+        return self.head(hidden).log_softmax(dim=-1)
+
+    def replaced_tokens(self, offsets: Window) -> int:
+        return len(offsets) if len(self.trunk.layers) == 1 else super().replaced_tokens(offsets)
+
+    def windows(self) -> list[Window]:
+        if len(self.trunk.layers) > 1:
+            return super().windows()
+        # One layer computes any later token without those between: only neighbours, and neighbours of neighbours.
+        return [(), *dict.fromkeys((self.neighbour_offsets(1.1), self.neighbour_offsets(1.5), self.neighbour_offsets(3.3)))]
+
+    def resized_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.trunk.resized_weights(weights, "trunk.")
 
     def row_bytes(self, length: int) -> int:
         table = max(length, 1) * 3 * self.num_values

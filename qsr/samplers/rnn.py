@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.lattice import Lattice
-from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.base import AutoregressiveSampler, Rows
 
 CELLS = {"GRU": nn.GRU, "ELMAN": nn.RNN}
 
@@ -20,7 +20,7 @@ class RecurrentState:
     hidden: Tensor
     length: int
 
-    def branch(self, length: int, copies: int, rows: slice = slice(None)) -> RecurrentState:
+    def branch(self, length: int, copies: int, rows: Rows = slice(None)) -> RecurrentState:
         assert self.hidden.shape[1] == self.length + 1, "only a prefilled state can be branched"
         return RecurrentState(self.hidden[rows, length : length + 1].repeat_interleave(copies, dim=0), length)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
+from qsr.samplers.flips import Rows, Window
+from qsr.samplers.replacement import FirstLayerAttention
 from qsr.samplers.settings import TransformerHparams
 
 
@@ -22,6 +26,7 @@ class LayerCache:
     prefix: tuple[Tensor, Tensor] | None = None
     own: tuple[Tensor, Tensor] | None = None
     buffer: tuple[Tensor, Tensor] | None = None  # room that `own` grows into while sampling
+    query: Tensor | None = None  # (B, heads, copies, w, d) of the last call, kept when there are no gradients
 
     def append(self, keys: Tensor, values: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         """Add keys and values (B, heads, copies, w, d); all of `own` comes back.
@@ -44,7 +49,7 @@ class LayerCache:
         self.own = self.buffer[0][:, :, :, :end], self.buffer[1][:, :, :, :end]
         return self.own
 
-    def branch(self, length: int, copies: int, rows: slice) -> LayerCache:
+    def branch(self, length: int, copies: int, rows: Rows) -> LayerCache:
         assert self.own is not None and self.prefix is None, "a branch cannot be branched again"
         return LayerCache(copies, (self.own[0][rows, :, 0, :length], self.own[1][rows, :, 0, :length]))
 
@@ -57,8 +62,18 @@ class TransformerState:
     layers: list[LayerCache]
     shift: Tensor | None = None  # (B, n, H)
     copies: int = 1
+    inputs: Tensor | None = None  # (B, w, H) of the first layer in the last call
+    first_layer: FirstLayerAttention | None = None  # made from a prefill when it is first asked for
 
-    def branch(self, length: int, copies: int, rows: slice = slice(None)) -> TransformerState:
+    def attention(self) -> FirstLayerAttention:
+        """The first layer's attention in a prefill that was made without gradients."""
+        if self.first_layer is None:
+            cache = self.layers[0]
+            assert cache.query is not None and cache.own is not None, "only a prefilled state can be asked"
+            self.first_layer = FirstLayerAttention(cache.query[:, :, 0], cache.own[0][:, :, 0], cache.own[1][:, :, 0])
+        return self.first_layer
+
+    def branch(self, length: int, copies: int, rows: Rows = slice(None)) -> TransformerState:
         shift = None if self.shift is None else self.shift[rows]
         # One more than `length`: the start token was read, too.
         return TransformerState(length, [cache.branch(length + 1, copies, rows) for cache in self.layers], shift, copies)
@@ -81,11 +96,24 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor, cache: LayerCache, capacity: int) -> Tensor:
         """(R, w, H) tokens to (R, w, H), R = B*copies rows; reads and extends the cache."""
+        return self.rest(x, self._attention(self.attended(x), cache, capacity))
+
+    def attended(self, x: Tensor) -> Tensor:
+        """What attention sees of the layer's input."""
+        return self.norm1(x) if self.norm_first else x
+
+    def rest(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The layer's output, from its input and the heads' outputs (R, w, H)."""
+        x = x + self.dropout(self.out(mixed))
         if self.norm_first:
-            x = x + self.dropout(self._attention(self.norm1(x), cache, capacity))
             return x + self.dropout(self._feedforward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self._attention(x, cache, capacity)))
+        x = self.norm1(x)
         return self.norm2(x + self.dropout(self._feedforward(x)))
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values (3, R, heads, w, d) of attended inputs (R, w, H)."""
+        rows, w, width = x.shape
+        return self.qkv(x).view(rows, w, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
 
     def _feedforward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(self.linear1(x).relu()))
@@ -97,12 +125,13 @@ class TransformerLayer(nn.Module):
         split = self.qkv(x).view(rows // cache.copies, cache.copies, w, 3, self.heads, width // self.heads)
         query, key, value = split.permute(3, 0, 4, 1, 2, 5)
         keys, values = cache.append(key, value, capacity)
+        cache.query = None if torch.is_grad_enabled() else query
         dropout = self.dropout.p if self.training else 0.0
         if cache.prefix is None:
             mixed = _causal_attention(query.squeeze(2), keys.squeeze(2), values.squeeze(2), dropout).unsqueeze(2)
         else:
             mixed = _branched_attention(query, keys, values, *cache.prefix)
-        return self.out(mixed.permute(0, 2, 3, 1, 4).reshape(rows, w, width))
+        return mixed.permute(0, 2, 3, 1, 4).reshape(rows, w, width)
 
 
 def _causal_attention(query: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
@@ -182,16 +211,69 @@ class CausalTransformer(nn.Module):
         """Read w more patches (B*copies, w, p): hidden vectors (B*copies, w, H) and the new state."""
         return self._advance(state, self.tokens(values))
 
+    def replace(self, state: TransformerState, values: Tensor, start: int, offsets: Window) -> Tensor:
+        """Hidden vectors (B, m, w, H) of the w positions `start` + offset when patch `start` is replaced by patches (B, m, p).
+
+        The state is that of a prefill with all other patches, made without gradients. One layer computes the wanted
+        positions only, several need all up to the last.
+        """
+        batch, m, sites = values.shape
+        position = start + 1  # the start token was read, too
+        x = self.positions(self.tokens(values.view(batch * m, 1, sites)), position)
+        if state.shift is not None:
+            x = x + state.shift[:, position : position + 1].repeat_interleave(m, dim=0)
+        wanted = offsets if len(self.layers) == 1 else tuple(range(1, offsets[-1] + 1))
+        own = wanted[0] == 1  # the first wanted conditional is read at the new token itself
+        later = [position + offset - 1 for offset in wanted[own:]]
+        places = slice(later[0], later[-1] + 1) if later and len(later) == later[-1] + 1 - later[0] else later
+        first: Any = self.layers[0]
+        # (3, B*m, heads, 1, d) -> 3 x (B, heads, m, d)
+        new = first.project(first.attended(x)).view(3, batch, m, self.heads, -1).transpose(2, 3)
+        mixed = state.attention().replaced(position, new[0], new[1], new[2], own, places)
+        assert state.inputs is not None
+        inputs = state.inputs[:, None, places].expand(-1, m, -1, -1)
+        inputs = torch.cat([x.view(batch, m, 1, -1), inputs], dim=2) if own else inputs
+        x = first.rest(inputs.flatten(0, 1), mixed.flatten(0, 1))
+        for layer, cache in zip(self.layers[1:], state.layers[1:], strict=True):
+            x = layer(x, cache.branch(position, m, slice(None)), capacity=0)
+        x = x.view(batch, m, len(wanted), -1)
+        return self.norm(x if len(wanted) == len(offsets) else x[:, :, [offset - 1 for offset in offsets]])
+
+    def replace_each(self, state: TransformerState, values: Tensor, start: int, offsets: Window) -> Tensor:
+        """Hidden vectors (B, s, m, w, H): as `replace`, for the s patches from `start` on, each replaced by itself.
+
+        `values` are (B, s, m, p). One layer only. Positions beyond the end of the sequence are undefined.
+        """
+        batch, s, m, sites = values.shape
+        position = start + 1
+        x = self.positions(self.tokens(values.transpose(1, 2).reshape(batch * m, s, sites)), position)
+        if state.shift is not None:
+            x = x + state.shift[:, position : position + s].repeat_interleave(m, dim=0)
+        own = offsets[0] == 1
+        later = tuple(offset - 1 for offset in offsets[own:])
+        first: Any = self.layers[0]
+        # (3, B*m, heads, s, d) -> 3 x (B, heads, s, m, d)
+        new = first.project(first.attended(x)).unflatten(1, (batch, m)).permute(0, 1, 3, 4, 2, 5)
+        mixed = state.attention().replaced_each(position, new[0], new[1], new[2], own, later)
+        assert state.inputs is not None
+        reader = torch.arange(position, position + s)[:, None] + torch.tensor(later, dtype=torch.long)
+        inputs = state.inputs[:, reader.clamp_max(state.inputs.shape[1] - 1)][:, :, None].expand(-1, -1, m, -1, -1)
+        if own:
+            inputs = torch.cat([x.view(batch, m, s, 1, -1).transpose(1, 2), inputs], dim=3)
+        rows = inputs.flatten(0, 2), mixed.flatten(0, 2)
+        return self.norm(first.rest(*rows)).view(batch, s, m, len(offsets), -1)
+
     def _advance(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
         first = state.length + 1
         end = first + tokens.shape[1]
-        x = tokens + self.positions()[first:end]
+        x = self.positions(tokens, first)
         if state.shift is not None:
             x = x + state.shift[:, first:end].repeat_interleave(state.copies, dim=0)
+        inputs = x
         for layer, cache in zip(self.layers, state.layers, strict=True):
             # A branch usually runs to the end of the sequence at once: no room to grow.
             x = layer(x, cache, capacity=0 if cache.prefix is not None else self.num_patches)
-        return self.norm(x), TransformerState(end - 1, state.layers, state.shift, state.copies)
+        return self.norm(x), TransformerState(end - 1, state.layers, state.shift, state.copies, inputs)
 
     def _shift(self, context: Tensor | None) -> Tensor | None:
         if context is None:
@@ -200,6 +282,14 @@ class CausalTransformer(nn.Module):
             return context[:, None].expand(-1, self.num_patches, -1)
         assert self.context is not None, "this transformer was built without a context"
         return self.context(context).relu().view(-1, self.num_patches, self.width)
+
+    def resized_weights(self, weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Weights of this transformer on another grid, with positions interpolated; `prefix` is that of its names."""
+        name = f"{prefix}positions.learned"
+        resized = dict(weights)
+        if self.positions.learned is not None and name in resized:
+            resized[name] = resize_positions(resized[name], tuple(self.positions.learned.shape[:-1]))
+        return resized
 
     def token_floats(self, length: int) -> int:
         """Numbers held at once while one row reads `length` tokens (an upper estimate)."""
@@ -226,14 +316,16 @@ class PatchTokens(nn.Module):
 
     def start(self, batch: int) -> Tensor:
         """(B, 1, H) the token before the first patch: zeros through tanh(Linear), or its own row of the table."""
+        # Through the layers, not by a look at their weights: per-sample gradients are collected there.
         if self.linear is not None:
-            return self.linear.bias.tanh().expand(batch, 1, -1)
+            return self.linear(self.linear.weight.new_zeros(batch, 1, self.linear.in_features)).tanh()
         assert self.embedding is not None
-        return self.embedding.weight[-1].expand(batch, 1, -1)
+        last = self.embedding.num_embeddings - 1
+        return self.embedding(torch.full((batch, 1), last, device=self.embedding.weight.device))
 
 
 class Positions(nn.Module):
-    """(n, H) encoding of the patches' places on their grid."""
+    """Adds the encoding (n, H) of the patches' places on their grid."""
 
     fixed: Tensor
 
@@ -243,8 +335,10 @@ class Positions(nn.Module):
         if self.learned is None:
             self.register_buffer("fixed", sinusoidal_encoding(grid, width), persistent=False)
 
-    def forward(self) -> Tensor:
-        return self.fixed if self.learned is None else self.learned.flatten(0, -2)
+    def forward(self, tokens: Tensor, first: int) -> Tensor:
+        """Tokens (R, w, H) of the positions `first`, `first` + 1, ... with their encoding added."""
+        encoding = self.fixed if self.learned is None else self.learned.flatten(0, -2)
+        return tokens + encoding[first : first + tokens.shape[1]]
 
 
 def sinusoidal_encoding(grid: tuple[int, ...], width: int) -> Tensor:

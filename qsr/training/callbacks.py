@@ -22,10 +22,12 @@ class HistoryWriter(Callback):
 
     Args:
         energy_unit: what energies are in units of ("Omega").
+        num_sites: N, which is not the same in all stages of a curriculum; a column of its own.
     """
 
-    def __init__(self, history: History, energy_unit: str) -> None:
+    def __init__(self, history: History, energy_unit: str, num_sites: int) -> None:
         self.history = history
+        self.num_sites = num_sites
         history.units.update(dict.fromkeys(("energy", "energy_error"), energy_unit), variance=f"{energy_unit}^2")
         history.units.update(kl="nat", kl_variance="nat^2", seconds="s")
         self._clock = time.perf_counter()
@@ -35,7 +37,7 @@ class HistoryWriter(Callback):
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
         now = time.perf_counter()
-        self.history.append("steps", {"step": trainer.step, **metrics, "seconds": now - self._clock})
+        self.history.append("steps", {"step": trainer.step, "sites": self.num_sites, **metrics, "seconds": now - self._clock})
         self._clock = now
 
     def on_checkpoint(self, trainer: Trainer) -> None:
@@ -52,7 +54,8 @@ def describe(metrics: Metrics, num_sites: int, samples: int) -> str:
     """One line of progress: the energy per site with its error and variance, or the divergence from a teacher."""
     if "energy" in metrics:
         energy = Estimate(metrics["energy"] / num_sites, metrics["energy_error"] / num_sites)
-        return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}"
+        flips = f" flips={metrics['flips']}+window {metrics['window']}" if metrics.get("flips") else ""
+        return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}{flips}"
     return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
 
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from qsr.estimators.flip_choice import flip_costs
 from qsr.estimators.local_energy import differentiable_local_energy, leave_one_out, local_energy, weighted_loss
+from qsr.estimators.sampled_flips import EXACT, FlipSampling, can_sample, sampled_local_energy
 from qsr.hamiltonians.base import Hamiltonian
+from qsr.hparams import ConfigError
 from qsr.samplers.base import Sampler
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import generator_for, seed_dropout
+from qsr.training.schedule import Stage
 from qsr.training.settings import TrainHparams
+
+CHOOSE_EVERY = 100  # steps between choices of flips
+PILOT_SAMPLES = 64  # whose exact flips a choice is made from: a few thousandths of the work of 100 steps
 
 
 def endless_steps(seed: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
@@ -37,6 +45,7 @@ class EnergyBatch:
     configs: Tensor
     terms: Tensor  # (U,) sum of (E_i - mean of the others) / B
     weights: Tensor  # (U,) count / B
+    num_samples: int  # B, of all minibatches of the step
     log_prob: Tensor | None = None
 
 
@@ -46,6 +55,7 @@ class _Draw:
     inverse: Tensor  # (K,) which configuration each sample is
     energies: Tensor  # (K,)
     log_prob: Tensor | None
+    sampling_variance: Tensor | None  # (U,) of the energies of `configs`, from drawing flips; None for exact flips
 
 
 class VariationalEnergy:
@@ -53,19 +63,38 @@ class VariationalEnergy:
 
     The gradient is E[(E_loc - baseline) grad log p] with the leave-one-out baseline over all B = Q*K samples of a step.
 
+    With sampled flips (`train.flips`) the local energies carry noise of their own. The reported error has it; from the
+    reported variance, which is to say how far the state is from an eigenstate, it is taken off.
+
     Args:
         hamiltonian: the problem.
-        settings: K, sgrad, true_grad, NLOOPS, the memory of a chunk of flips, and the seed of the draws.
+        settings: K, flips and window, sgrad, true_grad, NLOOPS, the memory of a chunk of flips, and the seed of the draws.
+        most_noise: bound on what `flips=auto` may add to the variance, as a share of it; None: whatever pays for a mean energy.
+        stage: the steps over which the number of samples grows to `K_final`; default: all.
+
+    Attributes:
+        sampling: how local energies are computed now; kept in checkpoints.
+
+    Raises:
+        ConfigError: for `true_grad` with a number of sampled flips.
     """
 
-    def __init__(self, hamiltonian: Hamiltonian, settings: TrainHparams) -> None:
+    def __init__(
+        self, hamiltonian: Hamiltonian, settings: TrainHparams, stage: Stage | None = None, most_noise: float | None = None
+    ) -> None:
+        if settings.true_grad and isinstance(settings.flips, int):
+            raise ConfigError(f"train.true_grad=True: differentiates all flips; not with flips={settings.flips}")
         self.hamiltonian = hamiltonian
         self.settings = settings
+        self.stage = stage or settings.stages()[0]
+        self.most_noise = most_noise
+        self.sampling = EXACT
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
         return endless_steps(self.settings.seed, first, minibatches)
 
     def prepare(self, model: Sampler, keys: Sequence[BatchKey]) -> tuple[list[EnergyBatch], Metrics]:
+        self._choose_flips(model, keys[0])
         drawn = [self._draw(model, key) for key in keys]
         energies = torch.cat([draw.energies for draw in drawn])
         all_terms = leave_one_out(energies).split([len(draw.energies) for draw in drawn])
@@ -73,24 +102,64 @@ class VariationalEnergy:
         for key, draw, terms in zip(keys, drawn, all_terms, strict=True):
             summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
             weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
-            batches.append(EnergyBatch(key, draw.configs, summed, weights, draw.log_prob))
+            batches.append(EnergyBatch(key, draw.configs, summed, weights, len(energies), draw.log_prob))
         # |E - mean|^2 also for complex local energies; real ones stay what they are.
         variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
-        error = math.sqrt(variance / len(energies)) if math.isfinite(variance) else math.nan
-        return batches, {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}
+        error = variance / len(energies)
+        for batch, draw in zip(batches, drawn, strict=True):
+            if draw.sampling_variance is not None:
+                added = batch.weights * draw.sampling_variance
+                variance -= added.sum().item()
+                # Copies of a configuration share its noise: it averages out less than over as many independent samples.
+                error += (added * (batch.weights - 1 / len(energies))).sum().item()
+        error = math.sqrt(error) if math.isfinite(error) else math.nan
+        metrics = {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}
+        chosen = {"samples": len(energies), "flips": self.sampling.num_flips or 0, "window": len(self.sampling.window)}
+        return batches, {**metrics, **chosen}
+
+    def _choose_flips(self, model: Sampler, key: BatchKey) -> None:
+        """Every `CHOOSE_EVERY` steps: measure what `flips=auto` and `window=auto` leave open."""
+        flips, window = self.settings.flips, self.settings.window
+        if flips == "exact" or self.settings.true_grad or (flips == "auto" and not can_sample(model)):
+            return
+        if isinstance(flips, int) and isinstance(window, int):
+            self.sampling = FlipSampling(flips, tuple(range(1, window + 1)))
+        elif (key.step - self.stage.first) % CHOOSE_EVERY == 0:
+            generator = generator_for(model.device, key.seed, "pilot", key.step)
+            configs, _ = model.sample(PILOT_SAMPLES, generator)
+            windows = None if window == "auto" else [tuple(range(1, window + 1))]
+            costs = flip_costs(model, self.hamiltonian, configs, windows, self._memory)
+            if isinstance(flips, int):
+                self.sampling = costs.best((flips,), allow_exact=False)
+            else:
+                self.sampling = costs.best(most_noise=self.most_noise)
+
+    @property
+    def _memory(self) -> int:
+        return self.settings.memory_MiB * 2**20
+
+    def _num_samples(self, step: int) -> int:
+        return round(self.stage.geometric(self.settings.K, self.settings.K_final, step))
 
     def _draw(self, model: Sampler, key: BatchKey) -> _Draw:
         generator = generator_for(model.device, key.seed, "sample", key.step, key.minibatch)
-        samples, _ = model.sample(self.settings.K, generator)
-        # Small lattices give the same configuration many times; its local energy is computed once.
-        configs, inverse = samples.unique(dim=0, return_inverse=True)
+        samples, _ = model.sample(self._num_samples(key.step), generator)
+        # Small lattices give the same configuration many times; its local energy is computed once, unless a single drawn
+        # flip would leave the copies with a common noise of unknown size.
+        configs, inverse = samples, torch.arange(len(samples), device=samples.device)
+        if self.sampling.num_flips != 1:
+            configs, inverse = samples.unique(dim=0, return_inverse=True)
         log_prob = None
         if self.settings.sgrad:
             seed_dropout(key)
             log_prob = model.log_prob(configs)
-        memory = self.settings.memory_MiB * 2**20
-        energy = local_energy(model, self.hamiltonian, configs, num_loops=self.settings.NLOOPS, memory_bytes=memory)
-        return _Draw(configs, inverse, energy.values[inverse], log_prob)
+        if self.sampling.num_flips is None:
+            exact = local_energy(model, self.hamiltonian, configs, num_loops=self.settings.NLOOPS, memory_bytes=self._memory)
+            return _Draw(configs, inverse, exact.values[inverse], log_prob, None)
+        shape = len(configs), self.sampling.num_flips
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=configs.device)
+        sampled = sampled_local_energy(model, self.hamiltonian, configs, self.sampling, uniforms, memory_bytes=self._memory)
+        return _Draw(configs, inverse, sampled.values[inverse], log_prob, sampled.sampling_variance)
 
     def loss(self, model: Sampler, batch: EnergyBatch) -> tuple[Tensor, Metrics]:
         log_prob, batch.log_prob = batch.log_prob, None  # a kept graph serves once; a second call builds its own
@@ -100,9 +169,26 @@ class VariationalEnergy:
         through = differentiable_local_energy(model, self.hamiltonian, batch.configs) if self.settings.true_grad else None
         return weighted_loss(log_prob, batch.terms, batch.weights, phase, through), {}
 
+    def residuals(self, batch: EnergyBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Configurations (U, N), weights w_u (U,) and E_u - <E> (U,), <E> = sum_u w_u E_u over all batches of the step.
+
+        A configuration drawn c_u times has w_u = c_u / B and terms_u = c_u (E_u - <E>) / (B - 1), see `leave_one_out`, so
+        that E_u - <E> = terms_u / w_u * (B - 1) / B.
+        """
+        return batch.configs, batch.weights, batch.terms / batch.weights * ((batch.num_samples - 1) / batch.num_samples)
+
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
         """Nothing: the energies of the whole step are known before the losses."""
         return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The choice of flips, which holds until the next one is made."""
+        chosen = self.sampling
+        return {"num_flips": chosen.num_flips, "window": list(chosen.window), "weights": chosen.weights and list(chosen.weights)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        weights = state["weights"]
+        self.sampling = FlipSampling(state["num_flips"], tuple(state["window"]), weights and tuple(weights))
 
 
 @dataclass
@@ -136,6 +222,11 @@ class TeacherLikelihood:
         divergence = batch.teacher_log_prob.double() - log_prob.detach().double()
         metrics = {"kl": divergence.mean().item(), "kl_square": divergence.square().mean().item()}
         return -log_prob.mean() / self.settings.Q, metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
         """Mean and variance of log p_teacher - log p_model over all B samples of a step."""

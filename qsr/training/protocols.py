@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -44,6 +44,22 @@ class Objective(Protocol):
 
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
         """What to record of a step, from what its minibatches recorded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has chosen along the way, in plain containers and tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class ResidualObjective(Objective, Protocol):
+    """An energy: its gradient is the overlap of residuals with grad log psi, which is what natural gradients need."""
+
+    def residuals(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Distinct configurations (U, N), their weights (U,) and E_u - <E> (U,), float64 or complex128.
+
+        The weights of all minibatches of a step add up to one, and <E> is the mean over all of them.
+        """
 
 
 class UpdateRule(Protocol):

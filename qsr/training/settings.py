@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
+from qsr.training.schedule import Stage, parse_curriculum
 
 NO_OUTPUT = "<NONE>"
 
@@ -21,22 +24,45 @@ class TrainHparams(Hparams):
     L: int | None = Hparam(None, ge=1, help="number of sites (8x8: L=64); without Lx and Ly the lattice is a square")
     Q: int = Hparam(1, ge=1, help="number of minibatches per step")
     K: int = Hparam(256, ge=1, help="number of samples per minibatch")
+    K_final: int | None = Hparam(None, ge=2, help="samples per minibatch in the last step, growing geometrically from K; None: K")
     B: int | None = Hparam(None, ge=2, help="samples per step; always Q*K, refused if it is not")
     NLOOPS: int | None = Hparam(
         None, ge=1, help="number of loops over the sequence for the flips, at most its length; None: one per position"
     )
+    flips: Literal["auto", "exact"] | Annotated[int, Field(ge=1)] = Hparam(
+        "auto", help="flips per sample that local energies compute in full: exact (all), a number, or auto (what pays)"
+    )
+    window: Literal["auto"] | Annotated[int, Field(ge=0)] = Hparam(
+        "auto", help="for sampled flips: patches after a flip whose conditionals are compared for every flip"
+    )
     steps: int = Hparam(2000, ge=0, help="number of training steps")
+    curriculum: str | None = Hparam(
+        None, help="lattices to train on one after the other, with steps: 4x4:200,8x8:1000 ends on 8x8 after 1200 steps"
+    )
     dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
     lr: float = Hparam(5e-3, gt=0, allow_inf_nan=False, help="learning rate (the peak, where the scheduler has one)")
     seed: int = Hparam(0, ge=0, lt=2**63, help="seed of the initial weights and of every draw")
     sgrad: bool = Hparam(False, help="build the graph of log p when sampling and keep it: more memory, the same gradient")
     true_grad: bool = Hparam(False, help="also differentiate the local energies through the flips (same mean, noisier, slower)")
     sub_directory: str = Hparam("", help="appended to the name of the run's directory")
-    memory_MiB: int = Hparam(256, ge=1, help="memory for the intermediate results of one chunk of flips")
+    memory_MiB: int = Hparam(
+        256,
+        ge=1,
+        help="memory for a chunk of flips, and for the gradients of the samples (spring, minsr)",
+    )
     precision: Literal["float32", "float64"] = Hparam("float32", help="number format of the network")
 
     @model_validator(mode="after")
     def _consistent(self) -> Any:
+        if self.curriculum is not None:
+            try:
+                total = sum(steps for _, _, steps in parse_curriculum(self.curriculum))
+            except ValueError as error:
+                raise ConfigError(f"train.curriculum={self.curriculum}: {error}") from None
+            if "steps" not in self.model_fields_set:
+                self.__dict__["steps"] = total  # not "set": it follows later changes of the curriculum
+            elif self.steps != total:
+                raise ConfigError(f"train.steps={self.steps}: the stages of train.curriculum have {total} steps; leave it out")
         if any(character in "/\\:" or not character.isprintable() for character in self.sub_directory):
             raise ConfigError(f"train.sub_directory={self.sub_directory!r}: must be part of a name, without / \\ :")
         if "B" not in self.model_fields_set:
@@ -46,6 +72,17 @@ class TrainHparams(Hparams):
         if self.Q * self.K < 2:
             raise ConfigError(f"train.K={self.K}: a step needs at least two samples (Q*K = {self.Q * self.K})")
         return self
+
+    def stages(self) -> list[Stage]:
+        """The stages of the run; without a curriculum there is one, on the lattice of the settings."""
+        if self.curriculum is None:
+            return [Stage(0, self.steps)]
+        stages: list[Stage] = []
+        sizes = parse_curriculum(self.curriculum)
+        for index, (rows, columns, steps) in enumerate(sizes):
+            first = stages[-1].end if stages else 0
+            stages.append(Stage(first, first + steps, (rows, columns), index, final=index == len(sizes) - 1))
+        return stages
 
     @property
     def writes(self) -> bool:
@@ -60,7 +97,7 @@ class NamedHparams(Hparams):
     reserved: ClassVar[dict[str, str]] = {}
 
     name: str
-    kwargs: dict[str, Any] = Hparam({}, help="keyword arguments of the torch class, typed as in its signature")
+    kwargs: dict[str, Any] = Hparam({}, help="keyword arguments of the class, typed as in its signature")
 
     @classmethod
     def target(cls, name: str) -> Any:
@@ -90,7 +127,7 @@ class NamedHparams(Hparams):
         """The name in torch's capitals.
 
         Raises:
-            ConfigError: for a name that torch does not have.
+            ConfigError: for a name that there is not.
         """
         found = {choice.lower(): choice for choice in cls.choices()}.get(name.lower())
         if found is None:
@@ -135,13 +172,50 @@ def _typed(where: str, text: str, default: Any) -> Any:
         raise ConfigError(f"{where}={text}: must be of the type of its default, {default!r}") from None
 
 
+@dataclass(frozen=True)
+class NaturalGradientArguments:
+    """Arguments of `optimizer.name=spring`; minsr has all but the momentum (see `qsr.training.spring`).
+
+    Attributes:
+        momentum: share of the last direction that a step keeps where the samples say nothing else, in [0, 1).
+        shift: added to the diagonal of the kernel.
+        final_shift: where the shift has gone, geometrically, by the end of the run; None: it stays.
+        cap: longest step, as the root mean square change of log psi over the samples; None: no bound.
+
+    Raises:
+        ConfigError: for a value out of bounds.
+    """
+
+    momentum: float = 0.9
+    shift: float = 1e-2
+    final_shift: float | None = None
+    cap: float | None = 0.3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            default = type(self).__dataclass_fields__[name]
+            if value is None and "None" in str(default.type):
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if name == "momentum" and not (number and 0 <= value < 1):
+                raise ConfigError(f"optimizer.momentum={value}: must be at least 0 and less than 1")
+            if name != "momentum" and not (number and value > 0):
+                raise ConfigError(f"optimizer.{name}={value}: must be a number greater than 0")
+
+
 class OptimizerHparams(NamedHparams):
-    """Any optimizer of torch.optim."""
+    """Any optimizer of torch.optim, or a natural gradient: minsr (arXiv 2302.01941) or spring (arXiv 2401.10190).
+
+    spring: momentum=0.9 shift=1e-2 final_shift=None cap=0.3; minsr: the same without momentum. The shift regularises the
+    equations and goes to final_shift by the end of the run; cap bounds a step (root mean square change of log psi).
+    """
 
     section: ClassVar[str] = "optimizer"
     reserved: ClassVar[dict[str, str]] = {"lr": "set train.lr instead", "params": "the model's parameters are used"}
 
-    name: str = Hparam("Adam", help="class in torch.optim; its arguments follow as name=value")
+    natural: ClassVar[tuple[str, ...]] = ("spring", "minsr")
+
+    name: str = Hparam("Adam", help="class in torch.optim, or spring, or minsr; its arguments follow as name=value")
 
     @classmethod
     def choices(cls) -> list[str]:
@@ -150,13 +224,37 @@ class OptimizerHparams(NamedHparams):
         # The base class; one for sparse gradients only; one for matrices only, and every model here has vectors, too; and
         # one that evaluates the loss again on samples of weights that it has changed since, where it means nothing.
         excluded = ("Optimizer", "SparseAdam", "Muon", "LBFGS")
-        return [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
+        found = [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
+        return [*found, *cls.natural]
 
     @classmethod
     def target(cls, name: str) -> Any:
         import torch
 
         return getattr(torch.optim, name)
+
+    @classmethod
+    def keyword_defaults(cls, name: str) -> dict[str, Any]:
+        if name not in cls.natural:
+            return super().keyword_defaults(name)
+        defaults = {field.name: field.default for field in fields(NaturalGradientArguments)}
+        return defaults if name == "spring" else {key: value for key, value in defaults.items() if key != "momentum"}
+
+    def natural_gradient(self) -> NaturalGradientArguments | None:
+        """The arguments of a natural gradient with their defaults; None for an optimizer of torch.
+
+        Raises:
+            ConfigError: for an argument out of bounds.
+        """
+        if self.name not in self.natural:
+            return None
+        without = {"momentum": 0.0} if self.name == "minsr" else {}
+        return NaturalGradientArguments(**without, **self.kwargs)
+
+    @model_validator(mode="after")
+    def _valid_arguments(self) -> Any:
+        self.natural_gradient()
+        return self
 
 
 class SchedulerHparams(NamedHparams):
@@ -185,7 +283,7 @@ class SchedulerHparams(NamedHparams):
 
 
 class GradientClippingHparams(Hparams):
-    """Bound on the norm of the whole gradient."""
+    """Bound on the norm of the whole gradient; natural gradients (spring, minsr) have optimizer.cap in its place."""
 
     section: ClassVar[str] = "gradient_clipping"
 

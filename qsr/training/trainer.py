@@ -17,6 +17,7 @@ from torch import nn
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
 from qsr.training.protocols import Callback, Metrics, Objective, UpdateRule
+from qsr.training.schedule import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Interrupted(Exception):
 
 
 class Trainer:
-    """Runs an update rule on an objective until `settings.train.steps`.
+    """Runs an update rule on an objective until `settings.train.steps`, or to the end of a stage of the run.
 
     Args:
         model: trained in place.
@@ -45,6 +46,7 @@ class Trainer:
         callbacks: called in this order at every hook.
         settings: `train.steps`, `train.Q` and `checkpoint` are read here.
         directory: where checkpoints and weights go; None keeps everything in memory.
+        stage: the stage of a curriculum that this model and objective are for; default: the run's first.
 
     Attributes:
         step: number of steps done.
@@ -59,6 +61,7 @@ class Trainer:
         callbacks: Sequence[Callback],
         settings: RunSettings,
         directory: RunDirectory | None = None,
+        stage: Stage | None = None,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -66,9 +69,10 @@ class Trainer:
         self.callbacks = list(callbacks)
         self.settings = settings
         self.directory = directory
-        self.step = 0
+        self.stage = stage or settings.train.stages()[0]
+        self.step = self.stage.first
         self.epoch = 0
-        self.step_in_epoch = 0
+        self.step_in_epoch = self.stage.first
         self.rewinds = 0
         self._good: dict[str, Any] = {}  # the last checkpoint that is known to be sound
         self._latest: dict[str, Any] = {}  # the last checkpoint
@@ -79,7 +83,7 @@ class Trainer:
         return int(self.settings.train.steps)
 
     def fit(self) -> None:
-        """Train to the end.
+        """Train to the end of the stage.
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
@@ -96,11 +100,12 @@ class Trainer:
                     callback.on_exception(self, error)
                 raise
             self.model.eval()
-            self.save_weights()
+            if self.stage.final:  # the settings speak of its lattice
+                self.save_weights()
             self._call("on_fit_end")
 
     def _run(self, noted: list[int]) -> None:
-        while self.step < self.steps:
+        while self.step < self.stage.end:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
                 metrics = self.update_rule.update(self.model, self.objective, keys)
@@ -113,10 +118,10 @@ class Trainer:
                 self.step_in_epoch += 1
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
-                last = self.step == self.steps
+                last = self.step == self.stage.end
                 if last or noted or self.step % self.settings.checkpoint.every_n_steps == 0:
                     self.checkpoint()
-                if noted and not last:
+                if noted and not (last and self.stage.final):
                     raise Interrupted(noted[0], self.directory)
                 if last:
                     break
@@ -144,12 +149,15 @@ class Trainer:
         """A copy of all that the rest of the run depends on."""
         return {
             "step": self.step,
+            "stage": self.stage.index,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "rewinds": self.rewinds,
             "model": {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()},
             "update_rule": deepcopy(self.update_rule.state_dict()),
-            "callbacks": [deepcopy(callback.state_dict()) for callback in self.callbacks],
+            "objective": deepcopy(self.objective.state_dict()),
+            # By name: a run that was started on a terminal may be resumed without one, and so without its bar.
+            "callbacks": {type(callback).__name__: deepcopy(callback.state_dict()) for callback in self.callbacks},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -158,8 +166,11 @@ class Trainer:
         self.rewinds = state["rewinds"]
         self.model.load_state_dict(state["model"])
         self.update_rule.load_state_dict(deepcopy(state["update_rule"]))
-        for callback, part in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(deepcopy(part))
+        if "objective" in state:  # checkpoints of qsr 0.1 have none
+            self.objective.load_state_dict(deepcopy(state["objective"]))
+        for callback in self.callbacks:
+            if type(callback).__name__ in state["callbacks"]:
+                callback.load_state_dict(deepcopy(state["callbacks"][type(callback).__name__]))
 
     def checkpoint(self) -> None:
         """Remember this state, and write it if there is a directory.
@@ -184,7 +195,9 @@ class Trainer:
             raise ConfigError("nothing to resume: the run has no checkpoint")
         before = self.directory.latest_checkpoint(before=found.step) if self.directory is not None else None
         self._latest = {"model": found.weights, **found.state}
-        self._good = self._latest if before is None else {"model": before.weights, **before.state}
+        # A model of an earlier stage may have other shapes.
+        same_stage = before is not None and before.state.get("stage", 0) == self.stage.index
+        self._good = {"model": before.weights, **before.state} if before is not None and same_stage else self._latest
         self.load_state(self._latest)
 
     def save_weights(self) -> None:

@@ -81,7 +81,7 @@ def test_sampled_gradient_is_unbiased(shape: tuple[int, int], true_grad: bool, s
 def test_minibatches_share_one_baseline() -> None:
     """Q minibatches of K samples weigh them exactly as one batch of Q*K samples does."""
     model = build("rnn", (2, 3))
-    objective = VariationalEnergy(Rydberg(Lx=2, Ly=3).build(), TrainHparams(K=4, Q=3))
+    objective = VariationalEnergy(Rydberg(Lx=2, Ly=3).build(), TrainHparams(K=4, Q=3, flips="exact"))
     batches, metrics = objective.prepare(model, [BatchKey(0, 0, index) for index in range(3)])
     # One row per sample again: a configuration that was drawn twice is stored once, with its terms summed.
     counts = [(12 * batch.weights).round().long() for batch in batches]

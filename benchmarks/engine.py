@@ -1,0 +1,141 @@
+"""Seconds of exact single flips and of sampling: qsr against the original's algorithm, and against the machine.
+
+Both sides have the same weights, the same samples and the same number of threads, and take turns; the times are medians, and
+the largest difference of their log-probabilities is printed beside them. The last column is the rate at which qsr's flips do
+the arithmetic that they need (`flip_flops`), as a share of the float32 matrix-product rate measured in the same run on the
+shapes that dominate them. Above 1 would mean that the engine needs fewer operations than are counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from original import baseline_flips, nnqsr_model, original
+
+from qsr.samplers.ptf import PatchedTransformer
+from qsr.samplers.rnn import PatchedRNN
+
+# kind, size, width (None: the preset's), samples
+CASES = [
+    ("ptf", 8, None, 128),
+    ("ptf", 16, None, 16),
+    ("rnn", 8, 128, 128),
+    ("rnn", 8, 256, 128),
+    ("rnn", 16, 128, 32),
+    ("rnn", 16, 256, 32),
+]
+QUICK = [("ptf", 8, None, 32), ("ptf", 16, None, 2), ("rnn", 8, 128, 64), ("rnn", 16, 128, 8)]
+
+
+def flip_flops(model: PatchedTransformer | PatchedRNN) -> float:
+    """Floating-point operations for log p and all single flips of one sample.
+
+    One pass over the n tokens, and for a flip in patch k the n-1-k tokens after it: N(n-1)/2 token evaluations. A product
+    with a d x e matrix counts 2de; element-wise work is not counted.
+    """
+    n, p = model.num_tokens, model.sites_per_token
+    values = model.num_values
+    tokens = n + model.num_sites * (n - 1) / 2
+    if isinstance(model, PatchedRNN):
+        d = model.width
+        return tokens * 2 * (3 * (p * d + d * d) + d * d + d * values)
+    d, layers = model.trunk.width, len(model.trunk.layers)
+    per_token = layers * 2 * (4 * d * d + 2 * d * model.trunk.feedforward) + 2 * (p * d + d * d + d * values)
+    # Token t sees t+1 tokens: 4d(t+1) for scores and values. It is in the pass itself and in the flips of t patches.
+    seen = sum((t + 1) * (1 + p * t) for t in range(n))
+    return tokens * per_token + layers * 4 * d * seen
+
+
+def product_rate(rows: int, inner: int, columns: int, seconds: float) -> float:
+    """Measured float32 rate of (rows x inner)(inner x columns), operations per second.
+
+    The best call of `seconds`: other work on the machine can only lower it.
+    """
+    left, right, out = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
+    torch.mm(left, right, out=out)
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rates) < 3:
+        started = time.perf_counter()
+        torch.mm(left, right, out=out)
+        rates.append(2 * rows * inner * columns / (time.perf_counter() - started))
+    return max(rates)
+
+
+def dominant_rate(model: PatchedTransformer | PatchedRNN, rows: int, seconds: float) -> tuple[float, str]:
+    """Rate on the matrix products that most of the operations are in, and their shapes."""
+    if isinstance(model, PatchedRNN):
+        d = model.width
+        return product_rate(rows, d, 3 * d, seconds), f"({rows} x {d})({d} x {3 * d})"
+    d, wide = model.trunk.width, model.trunk.feedforward
+    up, down = product_rate(rows, d, wide, seconds), product_rate(rows, wide, d, seconds)
+    return 2 / (1 / up + 1 / down), f"({rows} x {d})({d} x {wide}) and ({rows} x {wide})({wide} x {d})"
+
+
+def in_turns(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median seconds of two pieces of work that take turns, who begins changing every time; one untimed call of each first."""
+    first(), second()
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for repeat in range(repeats):
+        for which in (0, 1) if repeat % 2 == 0 else (1, 0):
+            started = time.perf_counter()
+            (first, second)[which]()
+            seconds[which].append(time.perf_counter() - started)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def processor() -> str:
+    """Name of the processor and number of cores."""
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def main(threads: int, repeats: int, quick: bool) -> None:
+    """Print the table."""
+    torch.set_num_threads(threads)
+    budget = 0.2 if quick else 1.0
+    print(f"{processor()}, torch {torch.__version__}, {threads} threads, float32, {time.strftime('%Y-%m-%d')}")
+    square = product_rate(2048, 2048, 2048, budget)
+    print(f"matrix products: {square / 1e9:.0f} GFLOP/s on (2048 x 2048)(2048 x 2048)\n")
+    header = ("original", "qsr", "ratio", "original", "qsr", "ratio", "GFLOP/s", "of products", "of square", "difference")
+    widths = (10, 9, 7, 10, 9, 7, 9, 13, 11, 12)
+    print(f"{'':<26}{'flips [s]':>26}{'sampling [s]':>26}{'rate of the flips of qsr':>33}")
+    print(f"{'':<26}" + "".join(f"{text:>{width}}" for text, width in zip(header, widths, strict=True)))
+    shapes = []
+    for kind, size, width, samples in QUICK if quick else CASES:
+        model = nnqsr_model(kind, size, **({} if width is None else {"Nh": width}))
+        configs, _ = model.sample(samples, torch.Generator().manual_seed(0))
+        difference = (baseline_flips(model, configs) - model.flip_log_prob(configs)).abs().max().item()
+        baseline = original(model)  # the weights are read before the clock runs
+        flips = in_turns(partial(baseline.flips, configs), partial(model.flip_log_ratio, configs), repeats)
+        sampling = in_turns(partial(baseline.sample, samples), partial(model.sample, samples), 2 * repeats + 1)
+        # In the middle of the sequence p flips read half of it.
+        rows = samples * model.sites_per_token * (model.num_tokens if kind == "ptf" else 2) // 2
+        products, shape = dominant_rate(model, rows, budget)
+        rate = samples * flip_flops(model) / flips[1]
+        name = f"{kind.upper()} {size}x{size}" + (f" Nh={width}" if width else "") + f" K={samples}"
+        cells = [f"{flips[0]:.4f}", f"{flips[1]:.4f}", f"{flips[0] / flips[1]:.2f}"]
+        cells += [f"{sampling[0]:.4f}", f"{sampling[1]:.4f}", f"{sampling[0] / sampling[1]:.2f}"]
+        cells += [f"{rate / 1e9:.1f}", f"{rate / products:.2f}", f"{rate / square:.2f}", f"{difference:.0e}"]
+        print(f"{name:<26}" + "".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True)), flush=True)
+        shapes.append(f"{name}: {products / 1e9:.0f} GFLOP/s on {shape}")
+    print("\nproducts\n" + "\n".join(shapes))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of each side (sampling: twice as many, and one)")
+    parser.add_argument("--quick", action="store_true", help="fewer samples and cases: the shape of the table in seconds")
+    options = parser.parse_args()
+    main(options.threads, max(1, options.repeats), options.quick)
