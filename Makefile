@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?=
 PYTEST_ARGS ?=
+NETKET_PYTHON ?=
 
 python := $(VENV)/bin/python
 # Two workers with one thread each: small matrices gain nothing from more threads.
@@ -20,7 +21,7 @@ help:
 	@echo 'make test      the tests (some minutes)'
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     ruff, mypy, import layers'
-	@echo 'make bench     every script of benchmarks/'
+	@echo 'make bench     the short benchmarks and their picture (about 10 minutes)'
 	@echo 'make clean     remove $(VENV) and everything that was built (runs/ stays)'
 
 venv: $(stamp)
@@ -55,11 +56,14 @@ check: $(stamp)
 	@$(python) -m mypy
 	@$(python) -m pytest -q tests/test_layers.py
 
+# The short ones; each script alone does more (`$(python) benchmarks/NAME.py --help` says what and how long). NetKet is
+# compared with if there is an interpreter that has it: make bench NETKET_PYTHON=nk/bin/python
 bench: $(stamp)
-	@for script in benchmarks/*.py; do \
-	  [ -e "$$script" ] || { echo 'make: benchmarks/ has no script yet'; break; }; \
-	  echo "== $$script"; $(python) "$$script" || exit 1; \
+	@for script in steps flips 'scaling --quick' 'engine --quick' overhead 'accuracy --size 4x4 --seeds 1' \
+	  $(if $(NETKET_PYTHON),'netket_8x8 --netket-python $(NETKET_PYTHON)'); do \
+	  set -- $$script; name=$$1; shift; echo "== benchmarks/$$name.py $$*"; $(python) "benchmarks/$$name.py" "$$@" || exit 1; echo; \
 	done
+	@$(python) benchmarks/plot.py
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demos/out

@@ -1,11 +1,12 @@
-"""Why our defaults are what they are: training on 4x4 for equal steps, each choice against NN-QSR's preset in the same run."""
+"""Why our defaults are what they are: training on 4x4 for equal steps, each choice against NN-QSR's preset in the same run.
 
-import argparse
-import platform
+About 10 minutes on two cores; --quick 1 minute.
+"""
+
 import statistics
 import time
 
-import torch
+import report
 
 import qsr
 from qsr.hamiltonians import configurations
@@ -28,13 +29,14 @@ def main(steps: int, seeds: int, samples: int) -> None:
     exact = qsr.exact(array).energy
     hamiltonian = array.build().to_sparse()
     print(f"4x4, V=7, delta=Omega=1, {steps} steps of {samples} samples, median of {seeds} seeds")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, {time.strftime('%Y-%m-%d')}\n")
-    print(f"{'':<30}{'seconds':>9}{'error':>11}{'time ratio':>12}{'error ratio':>13}")
+    print(f"{report.header()}\n")
+    table = report.Table({"": 30, "seconds": 9, "error": 11, "time ratio": 12, "error ratio": 13})
+    rows = []
     baseline: tuple[float, float] | None = None
     for name, given in CANDIDATES.items():
         seconds, errors = [], []
         for seed in range(seeds):
-            train = {"steps": steps, "K": samples, "seed": seed, "dir": "<NONE>", **given.get("train", {})}
+            train = {"steps": steps, "K": samples, "seed": seed, "dir": "<NONE>", "device": "cpu", **given.get("train", {})}
             started = time.perf_counter()
             run = qsr.train(array, **{**given, "train": train})
             seconds.append(time.perf_counter() - started)
@@ -42,13 +44,17 @@ def main(steps: int, seeds: int, samples: int) -> None:
             errors.append(float(psi @ (hamiltonian @ psi) - exact) / abs(exact))
         spent, error = statistics.median(seconds), statistics.median(errors)
         baseline = baseline or (spent, error)
-        print(f"{name:<30}{spent:>9.1f}{error:>11.1e}{spent / baseline[0]:>12.2f}{error / baseline[1]:>13.3f}", flush=True)
+        ratios = spent / baseline[0], error / baseline[1]
+        table.row(name, f"{spent:.1f}", f"{error:.1e}", f"{ratios[0]:.2f}", f"{ratios[1]:.3f}")
+        rows.append({"name": name, "seconds": spent, "error": error, "time_ratio": ratios[0], "error_ratio": ratios[1]})
+    report.save("defaults", {"steps": steps, "seeds": seeds, "samples": samples, "rows": rows})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.arguments(__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=512)
     options = parser.parse_args()
-    main(options.steps, options.seeds, options.samples)
+    report.limit_threads(options.threads)
+    main(options.steps // (10 if options.quick else 1), 1 if options.quick else options.seeds, options.samples)

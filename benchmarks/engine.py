@@ -3,19 +3,16 @@
 Both sides have the same weights, the same samples and the same number of threads, and take turns; the times are medians, and
 the largest difference of their log-probabilities is printed beside them. The last column is the rate at which qsr's flips do
 the arithmetic that they need (`flip_flops`), as a share of the float32 matrix-product rate measured in the same run on the
-shapes that dominate them. Above 1 would mean that the engine needs fewer operations than are counted.
+shapes that dominate them. Above 1 would mean that the engine needs fewer operations than are counted. About 3 minutes on two
+cores; --quick half a minute.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 
+import report
 import torch
 from original import baseline_flips, nnqsr_model, original
 
@@ -79,63 +76,46 @@ def dominant_rate(model: PatchedTransformer | PatchedRNN, rows: int, seconds: fl
     return 2 / (1 / up + 1 / down), f"({rows} x {d})({d} x {wide}) and ({rows} x {wide})({wide} x {d})"
 
 
-def in_turns(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median seconds of two pieces of work that take turns, who begins changing every time; one untimed call of each first."""
-    first(), second()
-    seconds: dict[int, list[float]] = {0: [], 1: []}
-    for repeat in range(repeats):
-        for which in (0, 1) if repeat % 2 == 0 else (1, 0):
-            started = time.perf_counter()
-            (first, second)[which]()
-            seconds[which].append(time.perf_counter() - started)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
-
-
-def processor() -> str:
-    """Name of the processor and number of cores."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as lines:
-            name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({platform.machine()}, {os.cpu_count()} cores)"
-
-
 def main(threads: int, repeats: int, quick: bool) -> None:
     """Print the table."""
-    torch.set_num_threads(threads)
+    report.limit_threads(threads)
     budget = 0.2 if quick else 1.0
-    print(f"{processor()}, torch {torch.__version__}, {threads} threads, float32, {time.strftime('%Y-%m-%d')}")
+    print(f"{report.header()}, float32")
     square = product_rate(2048, 2048, 2048, budget)
     print(f"matrix products: {square / 1e9:.0f} GFLOP/s on (2048 x 2048)(2048 x 2048)\n")
-    header = ("original", "qsr", "ratio", "original", "qsr", "ratio", "GFLOP/s", "of products", "of square", "difference")
-    widths = (10, 9, 7, 10, 9, 7, 9, 13, 11, 12)
-    print(f"{'':<26}{'flips [s]':>26}{'sampling [s]':>26}{'rate of the flips of qsr':>33}")
-    print(f"{'':<26}" + "".join(f"{text:>{width}}" for text, width in zip(header, widths, strict=True)))
+    print("flips and sampling in seconds; GFLOP/s: rate of the flips of qsr\n")
+    titles = {"": 26, "flips: original": 16, "qsr": 9, "ratio": 7, "sampling: original": 19, "qsr ": 9, "ratio ": 7}
+    titles |= {"GFLOP/s": 9, "of products": 13, "of square": 11, "difference": 12}
+    table = report.Table(titles)
+    rows = []
     shapes = []
     for kind, size, width, samples in QUICK if quick else CASES:
         model = nnqsr_model(kind, size, **({} if width is None else {"Nh": width}))
         configs, _ = model.sample(samples, torch.Generator().manual_seed(0))
         difference = (baseline_flips(model, configs) - model.flip_log_prob(configs)).abs().max().item()
         baseline = original(model)  # the weights are read before the clock runs
-        flips = in_turns(partial(baseline.flips, configs), partial(model.flip_log_ratio, configs), repeats)
-        sampling = in_turns(partial(baseline.sample, samples), partial(model.sample, samples), 2 * repeats + 1)
+        works = {"original": partial(baseline.flips, configs), "qsr": partial(model.flip_log_ratio, configs)}
+        flips = report.in_turns(works, repeats)
+        works = {"original": partial(baseline.sample, samples), "qsr": partial(model.sample, samples)}
+        sampling = report.in_turns(works, 2 * repeats + 1)
         # In the middle of the sequence p flips read half of it.
-        rows = samples * model.sites_per_token * (model.num_tokens if kind == "ptf" else 2) // 2
-        products, shape = dominant_rate(model, rows, budget)
-        rate = samples * flip_flops(model) / flips[1]
+        height = samples * model.sites_per_token * (model.num_tokens if kind == "ptf" else 2) // 2
+        products, shape = dominant_rate(model, height, budget)
+        rate = samples * flip_flops(model) / flips["qsr"].median
         name = f"{kind.upper()} {size}x{size}" + (f" Nh={width}" if width else "") + f" K={samples}"
-        cells = [f"{flips[0]:.4f}", f"{flips[1]:.4f}", f"{flips[0] / flips[1]:.2f}"]
-        cells += [f"{sampling[0]:.4f}", f"{sampling[1]:.4f}", f"{sampling[0] / sampling[1]:.2f}"]
-        cells += [f"{rate / 1e9:.1f}", f"{rate / products:.2f}", f"{rate / square:.2f}", f"{difference:.0e}"]
-        print(f"{name:<26}" + "".join(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True)), flush=True)
+        ratios = [times["original"].median / times["qsr"].median for times in (flips, sampling)]
+        cells = [f"{flips['original'].median:.4f}", f"{flips['qsr'].median:.4f}", f"{ratios[0]:.2f}"]
+        cells += [f"{sampling['original'].median:.4f}", f"{sampling['qsr'].median:.4f}", f"{ratios[1]:.2f}"]
+        table.row(name, *cells, f"{rate / 1e9:.1f}", f"{rate / products:.2f}", f"{rate / square:.2f}", f"{difference:.0e}")
+        found = {"name": name, "flips": flips, "flips_ratio": ratios[0], "sampling": sampling, "sampling_ratio": ratios[1]}
+        rows.append({**found, "rate": rate, "of_products": rate / products, "of_square": rate / square, "difference": difference})
         shapes.append(f"{name}: {products / 1e9:.0f} GFLOP/s on {shape}")
     print("\nproducts\n" + "\n".join(shapes))
+    report.save("engine", {"quick": quick, "rows": rows})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    parser = report.arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each side (sampling: twice as many, and one)")
-    parser.add_argument("--quick", action="store_true", help="fewer samples and cases: the shape of the table in seconds")
     options = parser.parse_args()
     main(options.threads, max(1, options.repeats), options.quick)

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import torch
+import report
 
 import qsr
 from qsr.hparams.presets import PRESETS
@@ -33,7 +31,6 @@ SIZE = 8
 ERRORS = (1e-2, 3e-3)
 RECIPES = ["rbm-symmetric", "rbm-symmetric-wide", "rbm"]  # the two best, and the plainest
 EVALUATION = 8192  # fresh samples, exact local energies
-REFERENCE = Path(__file__).parents[1] / "tests" / "data" / "rydberg.json"
 INSTALL = "NetKet is not importable: `python -m venv nk && nk/bin/pip install netket`, then add --netket-python nk/bin/python"
 
 
@@ -53,7 +50,7 @@ class Enough(Exception):
 
 
 class Watch(Callback):
-    """Counts training seconds over all fits, evaluates when it pays, and stops. It takes the place of the progress bar."""
+    """Counts training seconds over all fits, evaluates when it pays, and stops."""
 
     def __init__(self, seconds: float, reference: float) -> None:
         self.seconds, self.reference = seconds, reference
@@ -64,10 +61,6 @@ class Watch(Callback):
         self.next_try = 20
         self.clock: float | None = None
         self.last: Run | None = None
-
-    def __call__(self, num_sites: int) -> Watch:
-        """What `qsr.train` does to make the progress bar of a fit."""
-        return self
 
     def on_fit_start(self, trainer: Any) -> None:
         if self.clock is None:
@@ -109,13 +102,10 @@ class Watch(Callback):
 def run_qsr(seconds: float, seed: int, preset: str, reference: float) -> dict[str, Any]:
     """Train with qsr: what was reached when, and the energy at the end."""
     settings = qsr_settings(preset)
-    settings["train"] = {"dir": "<NONE>", "seed": seed, **settings.get("train", {})}
+    settings["train"] = {"dir": "<NONE>", "device": "cpu", "seed": seed, **settings.get("train", {})}
     watch = Watch(seconds, reference)
-    try:
-        with mock.patch("qsr.jobs.run.ProgressBar", watch):
-            qsr.train(qsr.Rydberg(Lx=SIZE, Ly=SIZE, V=7, delta=1), progress=True, **settings)
-    except Enough:
-        pass
+    with suppress(Enough):
+        qsr.train(qsr.Rydberg(Lx=SIZE, Ly=SIZE, V=7, delta=1), callbacks=[watch], **settings)
     energy, error = watch.evaluate()
     step = statistics.median(watch.durations)
     return {
@@ -167,37 +157,30 @@ def importable(python: str) -> bool:
     return subprocess.run([python, "-c", "import netket"], capture_output=True).returncode == 0
 
 
-def limit_threads(threads: int) -> None:
-    """Let this process and its children use `threads` cores."""
-    torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    if hasattr(os, "sched_setaffinity"):  # jax starts a thread on every core that it may use
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
-
-
 def main(options: argparse.Namespace) -> int:
     """Print the table; 2 without NetKet."""
     if not options.only_qsr and not importable(options.netket_python):
         print(INSTALL, file=sys.stderr)
         return 2
-    limit_threads(options.threads)
-    records = json.loads(REFERENCE.read_text())
-    reference = next(
-        record["energy"] / SIZE**2
-        for record in records
-        if record["model"] == "rydberg" and (record["Lx"], record["Ly"]) == (SIZE, SIZE) and record["params"]["delta"] == 1
-    )
-    print(f"8x8, V=7, Omega=delta=1, DMRG E/N = {reference:.6f}; {options.seconds:g} s each, {options.threads} threads")
-    print(f"{platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; seconds, and without compilation\n")
+    report.limit_threads(options.threads)
+    reference, _ = report.reference(SIZE)
+    print(f"{report.header()}\n8x8, V=7, Omega=delta=1, DMRG E/N = {reference:.6f}; {options.seconds:g} s each; ", end="")
+    print("seconds, and without compilation\n")
     titles = (f"{'':<34}", f"{'weights':>8}", f"{'steps':>7}", f"{'s/step':>8}", f"{'to 1e-2':>10}", f"{'without':>9}")
     print("".join((*titles, f"{'to 3e-3':>10}", f"{'without':>9}", f"{'compile':>9}", f"{'E/N':>12}", f"{'error':>17}")))
+    rows: list[dict[str, Any]] = []
     for seed in range(options.seed, options.seed + options.seeds):
         result = run_qsr(options.seconds, seed, options.preset, reference)
         name = f"qsr {options.preset if options.preset in PRESETS else 'PTF defaults'}"
         print(row(name, result, reference), flush=True)
+        rows.append({"name": name, "seed": seed, **result})
         for recipe in [] if options.only_qsr else options.recipes:
             result = run_netket(options.netket_python, recipe, options.seconds, seed, reference, options.precision)
-            print(row(f"NetKet {result['netket']} {recipe}", result, reference), flush=True)
+            name = f"NetKet {result['netket']} {recipe}"
+            print(row(name, result, reference), flush=True)
+            rows.append({"name": name, "seed": seed, **result})
+    if not options.only_qsr:
+        report.save("netket-8x8", {"reference": reference, "rows": rows})
     return 0
 
 

@@ -150,8 +150,9 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.argument("samples", type=int, default=4096)
 @click.argument("batch", type=int, default=256)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
-def load(run: Path, samples: int, batch: int, seed: int, output: Path | None) -> None:
+def load(run: Path, samples: int, batch: int, seed: int, device: str, output: Path | None) -> None:
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
 
     Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
@@ -159,7 +160,7 @@ def load(run: Path, samples: int, batch: int, seed: int, output: Path | None) ->
     Example: qsr load demos/RNN 4096 256
     """
     with terminal() as bar:
-        result = jobs.evaluate(run, samples, batch, seed=seed, output=output, write=True, progress=bar)
+        result = jobs.evaluate(run, samples, batch, seed=seed, device=device, output=output, write=True, progress=bar)
     click.echo("\n".join(result.lines()))
     click.echo(f"written: {output or run}/samples.h5, evaluation.txt")
 

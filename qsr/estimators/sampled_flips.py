@@ -88,9 +88,9 @@ def sampled_local_energy(
     off_diagonal = torch.empty(len(configs), dtype=torch.float64, device=configs.device)
     terms = torch.zeros(uniforms.shape, dtype=torch.float64, device=configs.device)
     with evaluation_mode(model):
-        for part, passed in model.base_passes(configs, context, groups, memory_bytes):
+        for part, passed in model.base_passes(configs, context, groups, memory_bytes, sampling.window, uniforms.shape[1]):
             log_prob[part] = passed.base.sum(dim=-1)
-            log_ratio = passed.changes(groups, len(masks), sampling.window, memory_bytes)
+            log_ratio = passed.changes(groups, len(masks), sampling.window)
             elements = coefficients[part]
             windowed = elements * (0.5 * log_ratio.double()).exp()
             off_diagonal[part] = windowed.sum(dim=-1)
@@ -99,8 +99,9 @@ def sampled_local_energy(
             rows = torch.arange(len(drawn), device=drawn.device)[:, None].expand_as(drawn)
             wanted = proposals.gather(1, drawn) > 0  # all zero where the window covers every flip
             row, flip = rows[wanted], drawn[wanted]
-            ratio = (0.5 * passed.pair_change(row, xor[flip], memory_bytes).double()).exp()
+            ratio = (0.5 * passed.pair_change(row, xor[flip]).double()).exp()
             terms[part][wanted] = (elements[row, flip] * ratio - windowed[row, flip]) / proposals[row, flip]
+            del passed  # before the next one is made
     num_flips = uniforms.shape[1]
     values = hamiltonian.diagonal(configs) + off_diagonal + terms.mean(dim=1)
     return SampledEnergy(values, log_prob, terms.var(dim=1) / num_flips if num_flips > 1 else None)

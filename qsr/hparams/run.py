@@ -36,7 +36,7 @@ class RunSettings:
 
         Args:
             tree: section -> mapping or `Hparams` object; `model` and `hamiltonian` carry a `type`.
-            preset: name of a preset (see `qsr.hparams.presets`).
+            preset: name of a preset (see `qsr.hparams.presets`); it may choose the model, too.
 
         Raises:
             ConfigError: for anything that cannot be run: see `check`.
@@ -46,14 +46,17 @@ class RunSettings:
             if name not in known:
                 raise ConfigError(f"{name}: unknown section{nearest(name, known)}")
         written = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
-        if "model" not in written:
+        if preset is not None:
+            written.setdefault("model", dict(preset_values(preset).get("model", {})))
+        if not written.get("model"):
             flags = ", ".join(f"--{section.name}" for section in sections("model"))
             raise ConfigError(f"no model: give one of {flags}")
         written.setdefault("hamiltonian", {"type": "rydberg"})
         if preset is not None:
             written = _with_preset(written, preset)
 
-        train: Any = hparams_class("train")(**written.get("train", {}))
+        optimizer: Any = hparams_class("optimizer")(**written.get("optimizer", {}))
+        train: Any = hparams_class("train")(**{"lr": optimizer.default_rate, **written.get("train", {})})
         final = train.stages()[-1].shape
         problem = dict(written["hamiltonian"])
         if final is not None and train.L is None and all(problem.get(name) is None for name in ("Lx", "Ly", "positions")):
@@ -226,8 +229,8 @@ def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
     result = dict(written)
     result["model"] = below(written["model"])
     for name, section in values.items():
-        if find_section(name).role == "part":
-            result[name] = {**section, **result.get(name, {})}
+        if name != "model" and find_section(name).role == "part":
+            result[name] = _merged(section, result.get(name, {}))
     return result
 
 

@@ -16,9 +16,12 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
+from qsr.jobs.device import find_device
 from qsr.jobs.run import Run
 from qsr.runs import read_run, replacing, restore_model, write_atomically
+from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
+from qsr.training.precision import computing_in, reporting_precision
 from qsr.training.random import generator_for
 
 SAMPLES_FILE = "samples.h5"
@@ -76,22 +79,27 @@ def evaluate(
     batch_size: int = 256,
     *,
     seed: int = 0,
+    device: str = "auto",
     output: str | Path | None = None,
     write: bool = False,
     progress: bool = False,
 ) -> Evaluation:
     """Draw independent samples of a trained model and average local energies (exact flips) and observables.
 
+    In float32, also for a run that was trained in less; in float64 for one that was trained in that.
+
     Args:
         run: a run directory of qsr or of NN-QSR, or the result of a training job.
         num_samples: S, in batches of at most `batch_size`.
         seed: of the draws, independent of those of training.
+        device: auto, cpu, cuda or cuda:N, wherever the run was trained; the model of a `Run` stays where it is.
         output: directory for `evaluation.txt` and `samples.h5`; default the run's own.
         write: whether to write them.
         progress: show a tqdm bar on stderr.
 
     Raises:
-        ConfigError: for numbers below 2 samples or 1 per batch, and for whatever `load_model` refuses.
+        ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, and for
+            whatever `load_model` refuses.
     """
     if num_samples < 2:
         raise ConfigError(f"SAMPLES={num_samples}: must be at least 2 (an error bar needs them)")
@@ -101,7 +109,7 @@ def evaluate(
         settings, model, path = run.settings, run.model, run.path
     else:
         stored = read_run(run)
-        settings, model, path = stored.settings, restore_model(stored), stored.path
+        settings, model, path = stored.settings, restore_model(stored, find_device(device, "device")), stored.path
     target = Path(output) if output is not None else path
     if write and target is None:
         raise ConfigError("output: this run has no directory; say where to write")
@@ -114,9 +122,11 @@ def evaluate(
     energies, observables = RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
     sizes = [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
+    memory_bytes = settings.train.memory_MiB * 2**20
     for index, size in enumerate(tqdm(sizes, unit="batch", disable=not progress)):
-        configs, _ = model.sample(size, generator_for(model.device, seed, "evaluate", index))
-        energy = local_energy(model, hamiltonian, configs, memory_bytes=settings.train.memory_MiB * 2**20)
+        with computing_in(reporting_precision(settings.train.precision), model):
+            configs, _ = draw_samples(model, size, generator_for(model.device, seed, "evaluate", index), memory_bytes)
+            energy = local_energy(model, hamiltonian, configs, memory_bytes=memory_bytes)
         values = energy.values.real
         single = energy.masks.shape == (lattice.num_sites,) * 2 and torch.equal(energy.masks, model.single_flips(configs.device))
         observables.update(configs, energy.ratios.real if single else None)

@@ -14,6 +14,7 @@ import torch
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
+from qsr.jobs.device import find_device
 from qsr.runs import RunDirectory
 from qsr.samplers import Sampler
 from qsr.training import (
@@ -70,11 +71,17 @@ def given_sections(**sections: Section) -> dict[str, Any]:
 
 
 def build_model(settings: RunSettings) -> Sampler:
-    """The model with its initial weights, drawn from the run's seed alone."""
+    """The model with its initial weights, drawn from the run's seed alone, on the run's device.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    device = find_device(settings.train.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(settings.train.seed, "init"))
+        # Only the CPU's generator: weights are drawn there, and do not depend on where the run computes.
+        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
         model: Sampler = settings.model.build(settings.hamiltonian.lattice())
-    return model.to(getattr(torch, settings.train.precision))
+    return model.to(device, getattr(torch, settings.train.number_format))
 
 
 @contextmanager
@@ -166,10 +173,10 @@ def _run_stage(
             if directory is not None:
                 directory.write_settings(settings)
                 logger.info("run directory %s", directory.path)
-            parameters = sum(parameter.numel() for parameter in model.parameters())
             train = settings.train
+            parameters = sum(parameter.numel() for parameter in model.parameters())
             logger.info("%s", settings.hamiltonian.describe())
-            logger.info("%s with %d parameters", type(model).__name__, parameters)
+            logger.info("%s with %d parameters in %s on %s", type(model).__name__, parameters, train.precision, model.device)
             logger.info(
                 "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
                 *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),

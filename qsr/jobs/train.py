@@ -96,6 +96,6 @@ def resume(run: str | Path | Run, *, progress: bool = False) -> Run:
             teacher = directory.path / TEACHER
             if not teacher.is_dir():
                 raise ConfigError(f"{teacher}: the teacher of this transfer is missing")
-            likelihood = TeacherLikelihood(load_model(teacher), settings.train)
+            likelihood = TeacherLikelihood(load_model(teacher, model.device), settings.train)
             return run_training(settings, model, lambda *_: likelihood, directory, progress, resume=True)
         return run_training(settings, model, variational_energy, directory, progress, resume=True)

@@ -51,8 +51,8 @@ def transfer(
         if getattr(settings.train, name):
             raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and a transfer computes none")
     check_natural_gradient(settings)
-    objective = TeacherLikelihood(restore_model(stored), settings.train)
     student = build_model(settings)
+    objective = TeacherLikelihood(restore_model(stored, student.device), settings.train)
     update_rule(student, settings)  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(settings)
     if directory is None:

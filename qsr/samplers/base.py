@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from qsr.hparams.base import ConfigError
 from qsr.lattice import Lattice
-from qsr.samplers.flips import BasePass, FlipGroup, Rows, Window, flip_groups, pick, replace_by_reading
+from qsr.samplers.flips import STRETCHES, BasePass, FlipGroup, Rows, Window, flip_groups, pick, replace_by_reading
+from qsr.samplers.generators import default_generator
+from qsr.samplers.heap import make_room
 
-DEFAULT_MEMORY_BYTES = 256 * 2**20  # for the intermediate results of one chunk of flips
+DEFAULT_MEMORY_BYTES = 1024 * 2**20  # for intermediate results; the default of train.memory_MiB
 
 TState = TypeVar("TState", bound="State")
 
@@ -32,14 +34,36 @@ class State(Protocol):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients, restored on exit."""
+    """Dropout off and no gradients, restored on exit; the network in its number format."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), model.network() if isinstance(model, Sampler) else nullcontext():
             yield
     finally:
         model.train(training)
+
+
+@contextmanager
+def networks_in(dtype: torch.dtype | None, *samplers: Sampler) -> Iterator[None]:
+    """Set `Sampler.autocast_dtype`; what it was comes back on exit."""
+    before = [sampler.autocast_dtype for sampler in samplers]
+    for sampler in samplers:
+        sampler.autocast_dtype = dtype
+    try:
+        yield
+    finally:
+        for sampler, value in zip(samplers, before, strict=True):
+            sampler.autocast_dtype = value
+
+
+def draw_samples(
+    sampler: Sampler, num_samples: int, generator: torch.Generator | None, memory_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """`sampler.sample` within a memory, where the sampler knows how."""
+    if isinstance(sampler, AutoregressiveSampler):
+        return sampler.sample(num_samples, generator, memory_bytes=memory_bytes)
+    return sampler.sample(num_samples, generator)
 
 
 class Sampler(nn.Module):
@@ -51,6 +75,13 @@ class Sampler(nn.Module):
     num_sites: int
     local_dim: int = 2
     has_phase: bool = False
+    autocast_dtype: torch.dtype | None = None  # what matrix products are rounded to; None: the parameters' format
+
+    def network(self) -> AbstractContextManager[Any]:
+        """In here the layers compute in `autocast_dtype`; sums of log-probabilities stay in the parameters' format."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
 
     def sample(
         self, num_samples: int, generator: torch.Generator | None = None, context: Tensor | None = None
@@ -197,14 +228,44 @@ class AutoregressiveSampler(Sampler):
 
     def neighbour_offsets(self, distance: float) -> Window:
         """How far later in the sequence tokens come that have a site within `distance` (lattice constants) of a token's own."""
-        close = torch.from_numpy(self.lattice.distances() <= distance)[self.token_sites.flatten()][:, self.token_sites.flatten()]
+        sites = self.token_sites.flatten().cpu()
+        close = torch.from_numpy(self.lattice.distances() <= distance)[sites][:, sites]
         n, p = self.token_sites.shape
         first, second = torch.nonzero(close.view(n, p, n, p).any(dim=3).any(dim=1), as_tuple=True)
         return tuple(sorted({int(offset) for offset in (second - first).unique() if offset > 0}))
 
-    def row_bytes(self, length: int) -> int:
-        """Bytes of intermediate results for one row in which `length` tokens are read (an upper estimate)."""
+    # Bytes that a row takes, counted (see `qsr.samplers.memory`): they set how many rows are worked on at once.
+
+    def row_bytes(self, length: int, alone: bool = False) -> int:
+        """While `length` tokens are read after a prefix that others share; `alone`: by `replace`."""
         raise TypeError(f"{type(self).__name__} does not define row_bytes")
+
+    def window_bytes(self, window: Window) -> int:
+        """While `replace_each` computes the conditionals of one flip in a window."""
+        return self.row_bytes(window[-1], alone=True)
+
+    def prefix_bytes(self, length: int) -> int:
+        """Of the state after `length` tokens, where a row has it for itself."""
+        raise TypeError(f"{type(self).__name__} does not define prefix_bytes")
+
+    def state_bytes(self, shortcut: bool = False) -> int:
+        """Of what a base pass leaves; with `shortcut` also what `replace` adds to it."""
+        raise TypeError(f"{type(self).__name__} does not define state_bytes")
+
+    def pass_bytes(self) -> int:
+        """Peak of a base pass, what it leaves included."""
+        raise TypeError(f"{type(self).__name__} does not define pass_bytes")
+
+    def graph_bytes(self, per_sample: bool = False) -> int:
+        """Peak of `log_prob` and its backward pass; `per_sample`: where the gradients of all layers' outputs are wanted."""
+        raise TypeError(f"{type(self).__name__} does not define graph_bytes")
+
+    def sample_bytes(self) -> int:
+        """While sampling: the state grows to the whole sequence, and the integers of decoding take what a small one does."""
+        return self.prefix_bytes(self.num_tokens) + self.num_tokens * 16 * (self.sites_per_token + 1) + self.row_bytes(1)
+
+    def _bytes(self, numbers: int) -> int:
+        return numbers * self.dtype.itemsize
 
     # --- tokens -----------------------------------------------------------------------------------------------------
 
@@ -226,24 +287,51 @@ class AutoregressiveSampler(Sampler):
 
     def conditionals(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, n, V) teacher-forced log p(token_t | tokens before t), one forward pass, differentiable."""
-        return self.prefill(self.encode(configs)[:, :-1], context)[0]
+        with self.network():
+            return self.prefill(self.encode(configs)[:, :-1], context)[0]
 
     def log_prob(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
         tokens = self.encode(configs)
-        return pick(self.prefill(tokens[:, :-1], context)[0], tokens).sum(dim=-1)
+        with self.network():
+            return pick(self.prefill(tokens[:, :-1], context)[0], tokens).sum(dim=-1)
 
     def sample(
-        self, num_samples: int, generator: torch.Generator | None = None, context: Tensor | None = None
+        self,
+        num_samples: int,
+        generator: torch.Generator | None = None,
+        context: Tensor | None = None,
+        memory_bytes: int | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """As `Sampler.sample`; with `memory_bytes` as many rows at a time as fit into it.
+
+        Every row's random numbers are the same for every memory: each stretch of rows draws those of all, and takes its own.
+        """
+        rows = num_samples if memory_bytes is None else max(1, memory_bytes // self.sample_bytes())
+        if rows >= num_samples:
+            return self._sample(slice(0, num_samples), num_samples, generator, context)
+        source = default_generator(self.device) if generator is None else generator
+        start = source.get_state()
+        drawn = []
+        for first in range(0, num_samples, rows):
+            source.set_state(start)
+            drawn.append(self._sample(slice(first, min(first + rows, num_samples)), num_samples, source, context))
+        configs, log_prob = zip(*drawn, strict=True)
+        return torch.cat(configs), torch.cat(log_prob)
+
+    def _sample(
+        self, part: slice, num_samples: int, generator: torch.Generator | None, context: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The rows `part` of `num_samples`."""
+        count, device = part.stop - part.start, self.device
         with evaluation_mode(self):
-            tokens = torch.empty(num_samples, self.num_tokens, dtype=torch.long, device=self.device)
-            log_prob = torch.zeros(num_samples, dtype=self.dtype, device=self.device)
-            conditional, state = self.prefill(tokens[:, :0], context)
+            tokens = torch.empty(count, self.num_tokens, dtype=torch.long, device=device)
+            log_prob = torch.zeros(count, dtype=self.dtype, device=device)
+            conditional, state = self.prefill(tokens[:, :0], None if context is None else context[part])
             for t in range(self.num_tokens):
                 if t:
                     conditional, state = self.extend(state, tokens[:, t - 1 : t])
                 # An exponential race: argmin of e_v / p_v is v with probability p_v, and needs no host synchronisation.
-                race = torch.empty_like(conditional[:, 0]).exponential_(generator=generator)
+                race = conditional.new_empty(num_samples, self.num_values).exponential_(generator=generator)[part]
                 tokens[:, t] = (conditional[:, 0] - race.log()).argmax(dim=-1)
                 log_prob += pick(conditional, tokens[:, t : t + 1]).squeeze(1)
             return self.decode(tokens), log_prob
@@ -268,21 +356,41 @@ class AutoregressiveSampler(Sampler):
         log_prob = torch.empty(len(configs), dtype=self.dtype, device=configs.device)
         log_ratio = torch.zeros(len(configs), len(masks), dtype=self.dtype, device=configs.device)
         with evaluation_mode(self):
-            for part, passed in self.base_passes(configs, context, groups, memory_bytes):
+            for part, passed in self.base_passes(configs, context, groups, memory_bytes, window):
                 log_prob[part] = passed.base.sum(dim=-1)
-                log_ratio[part] = passed.changes(groups, len(masks), window, memory_bytes)
+                log_ratio[part] = passed.changes(groups, len(masks), window)
+                del passed  # before the next one is made
         return log_prob, log_ratio
 
     def base_passes(
-        self, configs: Tensor, context: Tensor | None, groups: list[FlipGroup], memory_bytes: int
+        self,
+        configs: Tensor,
+        context: Tensor | None,
+        groups: list[FlipGroup],
+        memory_bytes: int,
+        window: Window | None = None,
+        pairs: int = 0,
     ) -> Iterator[tuple[slice, BasePass]]:
-        """Passes over configurations (B, N), in chunks whose largest group of flips fits into the memory.
+        """Passes over configurations (B, N), in chunks that fit into the memory with their largest group of flips.
 
         To be used in `evaluation_mode`.
+
+        Args:
+            window: as for `BasePass.changes`.
+            pairs: flips per configuration that are computed one by one afterwards.
         """
-        largest = max((len(group.index) * self.row_bytes(self.num_tokens - 1 - group.start) for group in groups), default=1)
-        chunk = max(1, memory_bytes // max(largest, self.row_bytes(self.num_tokens)))
+        shortcut = window != () and any(group.alone for group in groups)
+        state = self.state_bytes(shortcut)
+        work = [len(group.index) * group.bytes(self, window) for group in groups]
+        # Pairs are computed a stretch of the sequence at a time, and may crowd in one.
+        together = -(-2 * pairs // STRETCHES)
+        work += [together * (self.row_bytes(self.num_tokens) + self.prefix_bytes(self.num_tokens))]
+        chunk = max(1, memory_bytes // max(self.pass_bytes(), state + max(work)))
         tokens = self.encode(configs)
         for first in range(0, len(configs), chunk):
             part = slice(first, first + chunk)
-            yield part, BasePass(self, tokens[part], None if context is None else context[part])
+            make_room(len(tokens[part]) * max(self.pass_bytes(), state + max(work)), memory_bytes)
+            passed = BasePass(self, tokens[part], None if context is None else context[part])
+            passed.spare_bytes = max(0, memory_bytes - len(passed.tokens) * state)
+            yield part, passed
+            del passed  # before the next one is made

@@ -27,18 +27,24 @@ STRETCHES = 8  # pairs are grouped by their first changed token into that many s
 
 @dataclass(frozen=True)
 class FlipGroup:
-    """Flips that are evaluated together: all leave the tokens before `start` unchanged."""
+    """Flips that are evaluated together: all leave the tokens before `start` unchanged, and if `alone` those after it, too."""
 
     start: int
     index: Tensor  # (m,) which masks
     tokens: Tensor  # (m, n) XOR on the tokens
+    alone: bool
+
+    def bytes(self, sampler: AutoregressiveSampler, window: Window | None) -> int:
+        """Of intermediate results for one flip of the group."""
+        rest = sampler.num_tokens - 1 - self.start
+        return sampler.row_bytes(rest if window is None else min(rest, max(window, default=0)), self.alone)
 
 
 def single_tokens(groups: list[FlipGroup], num_tokens: int) -> bool:
     """Whether the groups hold equally many flips of each token, none of which touches another token."""
     if len(groups) != num_tokens or len({len(group.index) for group in groups}) > 1:
         return False
-    return not any(group.tokens[:, group.start + 1 :].any() for group in groups)
+    return all(group.alone for group in groups)
 
 
 def pick(log_conditionals: Tensor, tokens: Tensor) -> Tensor:
@@ -64,12 +70,15 @@ def flip_groups(xor: Tensor, num_loops: int | None = None) -> list[FlipGroup]:
     if num_loops is not None and not 1 <= num_loops <= num_tokens:
         raise ConfigError(f"train.NLOOPS={num_loops}: must be between 1 and {num_tokens}, the length of the sequence")
     stretch = 1 if num_loops is None else -(-num_tokens // num_loops)
-    first = first_changed(xor)
+    patterns = xor.cpu()  # waits for a GPU once instead of once for every group
+    first = first_changed(patterns)
     groups = []
     for begin in range(0, num_tokens, stretch):
         index = torch.nonzero((first >= begin) & (first < begin + stretch)).squeeze(1)
         if len(index):
-            groups.append(FlipGroup(int(first[index].min()), index, xor[index]))
+            start = int(first[index].min())
+            alone = not bool(patterns[index, start + 1 :].any())
+            groups.append(FlipGroup(start, index.to(xor.device), patterns[index].to(xor.device), alone))
     return groups
 
 
@@ -79,7 +88,10 @@ class BasePass:
     Attributes:
         tokens: (B, n).
         base: (B, n) log-conditionals of the tokens.
+        spare_bytes: memory for what follows.
     """
+
+    spare_bytes = 2**30
 
     def __init__(self, sampler: AutoregressiveSampler, tokens: Tensor, context: Tensor | None) -> None:
         self.sampler = sampler
@@ -87,20 +99,20 @@ class BasePass:
         self.conditional, self.state = sampler.prefill(tokens[:, :-1], context)
         self.base = pick(self.conditional, tokens)
 
-    def changes(self, groups: list[FlipGroup], num_flips: int, window: Window | None, memory_bytes: int) -> Tensor:
+    def changes(self, groups: list[FlipGroup], num_flips: int, window: Window | None) -> Tensor:
         """(B, num_flips) change of log p by the flips of all groups; with a window, of the conditionals in it only."""
         result = self.base.new_zeros(len(self.tokens), num_flips)
         if window and single_tokens(groups, self.sampler.num_tokens):
             index = torch.stack([group.index for group in groups])  # (n, m)
             xor = torch.stack([group.tokens[:, group.start] for group in groups])  # (n, m)
-            rows = len(self.tokens) * xor.shape[1] * len(window)
-            chunk = max(1, min(memory_bytes // (self.sampler.row_bytes(1) * rows), ROWS // rows))
+            flips = len(self.tokens) * xor.shape[1]
+            chunk = max(1, min(self.spare_bytes // (self.sampler.window_bytes(window) * flips), ROWS // (flips * len(window))))
             for first in range(0, len(groups), chunk):
                 part = slice(first, first + chunk)
                 result[:, index[part].flatten()] = self._each_change(first, xor[part], window).flatten(1)
             return result
         for group in groups:
-            result[:, group.index] = self.change(group, window, memory_bytes)
+            result[:, group.index] = self.change(group, window)
         return result
 
     def _each_change(self, first: int, xor: Tensor, window: Window) -> Tensor:
@@ -119,20 +131,19 @@ class BasePass:
             change[:, : len(starts)] += difference.masked_fill_(~inside[:, None], 0).sum(dim=-1)
         return change
 
-    def change(self, group: FlipGroup, window: Window | None, memory_bytes: int) -> Tensor:
+    def change(self, group: FlipGroup, window: Window | None) -> Tensor:
         """(B, m) change of log p by the flips of a group; with a window, of the conditionals in it only."""
-        length = self.sampler.num_tokens - 1 - group.start
-        rows = max(1, memory_bytes // (self.sampler.row_bytes(length) * len(self.tokens)))
-        return torch.cat([self._change(group.start, xor, window) for xor in group.tokens.split(rows)], dim=1)
+        rows = max(1, self.spare_bytes // max(1, group.bytes(self.sampler, window) * len(self.tokens)))
+        return torch.cat([self._change(group.start, xor, group.alone, window) for xor in group.tokens.split(rows)], dim=1)
 
-    def _change(self, start: int, xor: Tensor, window: Window | None) -> Tensor:
+    def _change(self, start: int, xor: Tensor, alone: bool, window: Window | None) -> Tensor:
         rest = self.sampler.num_tokens - 1 - start
         offsets = tuple(range(1, rest + 1)) if window is None else tuple(o for o in window if o <= rest)
         flipped = self.tokens[:, None, start:] ^ xor[None, :, start:]  # (B, m, n - start)
         change = pick(self.conditional[:, start], flipped[:, :, 0]) - self.base[:, start, None]
         if not offsets:
             return change
-        if xor[:, start + 1 :].any():
+        if not alone:
             branch = self.state.branch(start, copies=len(xor))
             suffix, _ = self.sampler.extend(branch, flipped[:, :, : offsets[-1]].flatten(0, 1))
             suffix = suffix.unflatten(0, (len(self.tokens), len(xor)))
@@ -146,7 +157,7 @@ class BasePass:
         # Differences of conditionals are summed, never differences of totals: those cancel to 1e-5 at N = 256.
         return change + (pick(suffix, after) - before[:, None]).sum(dim=-1)
 
-    def pair_change(self, rows: Tensor, xor: Tensor, memory_bytes: int) -> Tensor:
+    def pair_change(self, rows: Tensor, xor: Tensor) -> Tensor:
         """(R,) change of log p of the configurations `rows` (R,), each under a flip of its own (R, n)."""
         n = self.sampler.num_tokens
         start = first_changed(xor)
@@ -154,7 +165,7 @@ class BasePass:
         stretch = -(-n // STRETCHES)
         for begin in range(0, n, stretch):
             chosen = torch.nonzero((start >= begin) & (start < begin + stretch)).squeeze(1)
-            chunk = max(1, memory_bytes // self.sampler.row_bytes(n - begin))
+            chunk = max(1, self.spare_bytes // (self.sampler.row_bytes(n - begin) + self.sampler.prefix_bytes(begin)))
             for part in chosen.split(chunk) if len(chosen) else ():
                 result[part] = self._pair_change(begin, rows[part], xor[part], start[part])
         return result

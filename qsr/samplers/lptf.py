@@ -110,7 +110,27 @@ class LargePatchedTransformer(AutoregressiveSampler):
     def resized_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.trunk.resized_weights(weights, "trunk.")
 
-    def row_bytes(self, length: int) -> int:
-        large = -(-length // self.tokens_per_patch)
-        inside = self.subsampler.row_bytes(self.tokens_per_patch) * (large + 1)
-        return self.trunk.token_floats(large) * self.dtype.itemsize + inside
+    def row_bytes(self, length: int, alone: bool = False) -> int:
+        large = length // self.tokens_per_patch  # whole patches: these go through the transformer
+        memory = self.trunk.memory()
+        inside = -(-length // self.tokens_per_patch) * self.subsampler.pass_bytes()
+        return max(self._bytes(memory.reading(large)), self._bytes(memory.read(large)) + inside)
+
+    def prefix_bytes(self, length: int) -> int:
+        inside = self.subsampler.prefix_bytes(self.tokens_per_patch)
+        return self._bytes(self.trunk.memory().cache(length // self.tokens_per_patch)) + inside
+
+    def state_bytes(self, shortcut: bool = False) -> int:
+        return self._bytes(self.trunk.memory().kept(False)) + self._num_patches * self.subsampler.state_bytes()
+
+    def pass_bytes(self) -> int:
+        memory = self.trunk.memory()
+        inside = self._num_patches * self.subsampler.pass_bytes()
+        return self._bytes(memory.kept(False)) + max(self._bytes(memory.passing()), inside)
+
+    def graph_bytes(self, per_sample: bool = False) -> int:
+        return self._bytes(self.trunk.memory().graph(per_sample)) + self._num_patches * self.subsampler.graph_bytes(per_sample)
+
+    @property
+    def _num_patches(self) -> int:
+        return self.num_tokens // self.tokens_per_patch

@@ -31,21 +31,21 @@ class PatchedTransformer(AutoregressiveSampler):
 
     def prefill(self, tokens: Tensor, context: Tensor | None = None) -> tuple[Tensor, TransformerState]:
         hidden, state = self.trunk.prefill(self.token_values(tokens), context)
-        return self.head(hidden).log_softmax(dim=-1), state
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), state
 
     def extend(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
         hidden, state = self.trunk.extend(state, self.token_values(tokens))
-        return self.head(hidden).log_softmax(dim=-1), state
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), state
 
     def replace(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
         hidden = self.trunk.replace(state, self.token_values(values), start, offsets)
-        return self.head(hidden).log_softmax(dim=-1)
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
 
     def replace_each(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
         if len(self.trunk.layers) > 1:
             return super().replace_each(state, tokens, start, values, offsets)
         hidden = self.trunk.replace_each(state, self.token_values(values), start, offsets)
-        return self.head(hidden).log_softmax(dim=-1)
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
 
     def replaced_tokens(self, offsets: Window) -> int:
         return len(offsets) if len(self.trunk.layers) == 1 else super().replaced_tokens(offsets)
@@ -59,6 +59,32 @@ class PatchedTransformer(AutoregressiveSampler):
     def resized_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.trunk.resized_weights(weights, "trunk.")
 
-    def row_bytes(self, length: int) -> int:
-        table = max(length, 1) * 3 * self.num_values
-        return (self.trunk.token_floats(length) + table) * self.dtype.itemsize
+    def row_bytes(self, length: int, alone: bool = False) -> int:
+        memory = self.trunk.memory()
+        inside = memory.replacing(length) if alone else memory.reading(length)
+        before = 0 if alone else memory.read(length)
+        return self._bytes(max(inside, before + self._head(length)))
+
+    def window_bytes(self, window: Window) -> int:
+        if len(self.trunk.layers) > 1:
+            return super().window_bytes(window)
+        prefix = 3 * self.trunk.heads * self.num_tokens  # what the new token itself reads: scores, and weights twice
+        return self.row_bytes(len(window), alone=True) + self._bytes(prefix)
+
+    def prefix_bytes(self, length: int) -> int:
+        return self._bytes(self.trunk.memory().cache(length))
+
+    def state_bytes(self, shortcut: bool = False) -> int:
+        table = self.num_tokens * (self.num_values + 5)  # conditionals, and the tokens
+        return self._bytes(self.trunk.memory().kept(shortcut) + table)
+
+    def pass_bytes(self) -> int:
+        return self.state_bytes() + self._bytes(max(self.trunk.memory().passing(), self._head(self.num_tokens)))
+
+    def graph_bytes(self, per_sample: bool = False) -> int:
+        head = self.num_tokens * (3 * self.num_values + (3 * self.trunk.width + 2 * self.num_values if per_sample else 0))
+        return self._bytes(self.trunk.memory().graph(per_sample) + head)
+
+    def _head(self, length: int) -> int:
+        """Numbers while the conditionals of `length` tokens are formed: three hidden layers, logits and their normalisation."""
+        return length * (4 * self.trunk.width + 3 * self.num_values)

@@ -47,12 +47,32 @@ class PatchedRNN(AutoregressiveSampler):
         inputs = nn.functional.pad(self.token_values(tokens).to(self.dtype), (0, 0, 1, 0))  # the start input: zeros
         initial = None if context is None else context[None].contiguous()
         hidden, _ = self.rnn(inputs, initial)
-        return self.head(hidden).log_softmax(dim=-1), RecurrentState(hidden, tokens.shape[1])
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), RecurrentState(hidden, tokens.shape[1])
 
     def extend(self, state: RecurrentState, tokens: Tensor) -> tuple[Tensor, RecurrentState]:
         hidden, _ = self.rnn(self.token_values(tokens).to(self.dtype), state.hidden[None, :, -1].contiguous())
         length = state.length + tokens.shape[1]
-        return self.head(hidden).log_softmax(dim=-1), RecurrentState(hidden, length)
+        return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), RecurrentState(hidden, length)
 
-    def row_bytes(self, length: int) -> int:
-        return max(length, 1) * (6 * self.width + 3 * self.num_values) * self.dtype.itemsize
+    def row_bytes(self, length: int, alone: bool = False) -> int:
+        # The gates of all positions at once, then the hidden states one by one and joined; or two layers and the table.
+        recurrence = (self._gates + 3) * self.width
+        return self._bytes(length * max(recurrence, 3 * self.width + 3 * self.num_values))
+
+    def prefix_bytes(self, length: int) -> int:
+        return self._bytes(2 * self.width)
+
+    def state_bytes(self, shortcut: bool = False) -> int:
+        return self._bytes(self.num_tokens * (self.width + self.num_values + 5))
+
+    def pass_bytes(self) -> int:
+        return max(self.row_bytes(self.num_tokens), self.state_bytes())
+
+    def graph_bytes(self, per_sample: bool = False) -> int:
+        # Per-sample gradients run through the recurrence once more, with every gate and its derivatives.
+        kept = 12 * self._gates if per_sample else 2 * self._gates + 5
+        return self._bytes(self.num_tokens * (kept * self.width + 3 * self.num_values))
+
+    @property
+    def _gates(self) -> int:
+        return 3 if isinstance(self.rnn, nn.GRU) else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from qsr.samplers.flips import Rows, Window
+from qsr.samplers.memory import TransformerMemory
 from qsr.samplers.replacement import FirstLayerAttention
 from qsr.samplers.settings import TransformerHparams
 
@@ -69,14 +71,23 @@ class TransformerState:
         """The first layer's attention in a prefill that was made without gradients."""
         if self.first_layer is None:
             cache = self.layers[0]
-            assert cache.query is not None and cache.own is not None, "only a prefilled state can be asked"
-            self.first_layer = FirstLayerAttention(cache.query[:, :, 0], cache.own[0][:, :, 0], cache.own[1][:, :, 0])
+            assert cache.query is not None and cache.own is not None and self.inputs is not None, "only a prefilled state"
+            parts = (cache.query[:, :, 0], cache.own[0][:, :, 0], cache.own[1][:, :, 0])
+            # Under autocast these are rounded; what is computed from them must not be: it takes differences.
+            with without_autocast(self.inputs):
+                self.first_layer = FirstLayerAttention(*(part.to(self.inputs.dtype) for part in parts))
         return self.first_layer
 
     def branch(self, length: int, copies: int, rows: Rows = slice(None)) -> TransformerState:
         shift = None if self.shift is None else self.shift[rows]
         # One more than `length`: the start token was read, too.
         return TransformerState(length, [cache.branch(length + 1, copies, rows) for cache in self.layers], shift, copies)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Where autocast is on: switch it off for the device of `x`."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class TransformerLayer(nn.Module):
@@ -116,7 +127,9 @@ class TransformerLayer(nn.Module):
         return self.qkv(x).view(rows, w, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
 
     def _feedforward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(self.linear1(x).relu()))
+        wide = self.linear1(x)
+        # Not in place where gradients are taken: per-sample gradients look at what came out of linear1.
+        return self.linear2(self.dropout(wide.relu() if torch.is_grad_enabled() else wide.relu_()))
 
     def _attention(self, x: Tensor, cache: LayerCache, capacity: int) -> Tensor:
         rows, w, width = x.shape
@@ -155,8 +168,12 @@ def _branched_attention(query: Tensor, keys: Tensor, values: Tensor, prefix_keys
     own = query @ keys.transpose(-1, -2)
     if w > 1:
         hidden = torch.ones(w, s, dtype=torch.bool, device=query.device).triu(s - w + 1)
-        own = own.masked_fill(hidden, float("-inf"))
-    weights = torch.cat([before, own], dim=-1).softmax(dim=-1)
+        own = own.masked_fill_(hidden, float("-inf"))
+    scores = torch.cat([before, own], dim=-1)
+    del before, own  # scores are most of the memory of a long sequence
+    # In float32 also where autocast has rounded the products; weights in the format of the values.
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype)
+    del scores
     mixed = weights[..., :t].reshape(batch, heads, copies * w, t) @ prefix_values
     return mixed.view(batch, heads, copies, w, d) + weights[..., t:] @ values
 
@@ -229,11 +246,14 @@ class CausalTransformer(nn.Module):
         first: Any = self.layers[0]
         # (3, B*m, heads, 1, d) -> 3 x (B, heads, m, d)
         new = first.project(first.attended(x)).view(3, batch, m, self.heads, -1).transpose(2, 3)
-        mixed = state.attention().replaced(position, new[0], new[1], new[2], own, places)
+        with without_autocast(x):
+            query, keys, made = new.to(x.dtype).unbind()
+            mixed = state.attention().replaced(position, query, keys, made, own, places)
         assert state.inputs is not None
         inputs = state.inputs[:, None, places].expand(-1, m, -1, -1)
         inputs = torch.cat([x.view(batch, m, 1, -1), inputs], dim=2) if own else inputs
         x = first.rest(inputs.flatten(0, 1), mixed.flatten(0, 1))
+        del inputs, mixed
         for layer, cache in zip(self.layers[1:], state.layers[1:], strict=True):
             x = layer(x, cache.branch(position, m, slice(None)), capacity=0)
         x = x.view(batch, m, len(wanted), -1)
@@ -254,9 +274,12 @@ class CausalTransformer(nn.Module):
         first: Any = self.layers[0]
         # (3, B*m, heads, s, d) -> 3 x (B, heads, s, m, d)
         new = first.project(first.attended(x)).unflatten(1, (batch, m)).permute(0, 1, 3, 4, 2, 5)
-        mixed = state.attention().replaced_each(position, new[0], new[1], new[2], own, later)
+        with without_autocast(x):
+            query, keys, made = new.to(x.dtype).unbind()
+            mixed = state.attention().replaced_each(position, query, keys, made, own, later)
         assert state.inputs is not None
-        reader = torch.arange(position, position + s)[:, None] + torch.tensor(later, dtype=torch.long)
+        reader = torch.arange(position, position + s, device=x.device)[:, None]
+        reader = reader + torch.tensor(later, dtype=torch.long, device=x.device)
         inputs = state.inputs[:, reader.clamp_max(state.inputs.shape[1] - 1)][:, :, None].expand(-1, -1, m, -1, -1)
         if own:
             inputs = torch.cat([x.view(batch, m, s, 1, -1).transpose(1, 2), inputs], dim=3)
@@ -291,10 +314,9 @@ class CausalTransformer(nn.Module):
             resized[name] = resize_positions(resized[name], tuple(self.positions.learned.shape[:-1]))
         return resized
 
-    def token_floats(self, length: int) -> int:
-        """Numbers held at once while one row reads `length` tokens (an upper estimate)."""
-        scores = 2 * self.heads * self.num_patches
-        return max(length, 1) * (scores + 8 * self.width + 2 * self.feedforward)
+    def memory(self) -> TransformerMemory:
+        """What a row takes."""
+        return TransformerMemory(self.width, self.heads, self.feedforward, len(self.layers), self.num_patches)
 
 
 class PatchTokens(nn.Module):

@@ -43,6 +43,9 @@ def layer_gradients(
         ConfigError: for a module that has no rule and cannot be differentiated row by row.
     """
     kind = type(module)  # exactly: a subclass may have another forward
+    dtype = next(module.parameters(recurse=False)).dtype
+    # Under autocast what went in and came out is rounded; the products of this module are not.
+    args, outputs, arrived = (tuple(_in_format(value, dtype) for value in values) for values in (args, outputs, arrived))
     gradient = arrived[0]
     if kind in RECURRENT and not kwargs:
         found = _recurrent(module, args, outputs[0], arrived, rows)
@@ -58,6 +61,10 @@ def layer_gradients(
         except RuntimeError as error:  # what torch.func cannot vectorise
             raise _refusal(module, str(error)) from None
     return {name: part for name, part in found.items() if name in names}
+
+
+def _in_format(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _refusal(module: nn.Module, reason: str) -> ConfigError:

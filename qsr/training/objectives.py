@@ -15,7 +15,8 @@ from qsr.estimators.local_energy import differentiable_local_energy, leave_one_o
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, can_sample, sampled_local_energy
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.hparams import ConfigError
-from qsr.samplers.base import Sampler
+from qsr.samplers.base import AutoregressiveSampler, Sampler, draw_samples
+from qsr.samplers.heap import HEAP_SHARE, make_room
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import generator_for, seed_dropout
 from qsr.training.schedule import Stage
@@ -33,9 +34,22 @@ def endless_steps(seed: int, first: int, minibatches: int) -> Iterator[list[Batc
         step += 1
 
 
+def graph_rows(model: Sampler, memory_bytes: int) -> int:
+    """Rows whose graph of log p fits into the memory; all of them for a model that does not count what it takes."""
+    if not isinstance(model, AutoregressiveSampler):
+        return 2**62
+    return max(1, int(HEAP_SHARE * memory_bytes) // model.graph_bytes())
+
+
+def room_for_graph(model: Sampler, rows: int, memory_bytes: int) -> None:
+    """Before the gradient of so many rows."""
+    if isinstance(model, AutoregressiveSampler):
+        make_room(rows * model.graph_bytes(), memory_bytes)
+
+
 @dataclass
 class EnergyBatch:
-    """One minibatch of samples, equal ones joined: U <= K distinct configurations (U, N) and the sums over their copies.
+    """Samples of a minibatch, equal ones joined: U <= K distinct configurations (U, N) and the sums over their copies.
 
     `terms` are the sums of the centred, weighted local energies, `weights` the counts over B; `log_prob` is there if
     its graph was kept.
@@ -99,19 +113,27 @@ class VariationalEnergy:
         energies = torch.cat([draw.energies for draw in drawn])
         all_terms = leave_one_out(energies).split([len(draw.energies) for draw in drawn])
         batches = []
+        per_row = 1 if not self.settings.true_grad else 1 + self.hamiltonian.connected(drawn[0].configs[:1])[1].shape[1]
+        rows = graph_rows(model, self._memory // per_row)
         for key, draw, terms in zip(keys, drawn, all_terms, strict=True):
             summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
             weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
-            batches.append(EnergyBatch(key, draw.configs, summed, weights, len(energies), draw.log_prob))
+            columns = draw.configs, summed, weights
+            if draw.log_prob is not None:
+                batches.append(EnergyBatch(key, *columns, len(energies), draw.log_prob))
+                continue
+            for configs, own, shares in zip(*(column.split(rows) for column in columns), strict=True):
+                batches.append(EnergyBatch(key, configs, own, shares, len(energies)))
         # |E - mean|^2 also for complex local energies; real ones stay what they are.
         variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
         error = variance / len(energies)
-        for batch, draw in zip(batches, drawn, strict=True):
+        for draw in drawn:
             if draw.sampling_variance is not None:
-                added = batch.weights * draw.sampling_variance
+                weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
+                added = weights * draw.sampling_variance
                 variance -= added.sum().item()
                 # Copies of a configuration share its noise: it averages out less than over as many independent samples.
-                error += (added * (batch.weights - 1 / len(energies))).sum().item()
+                error += (added * (weights - 1 / len(energies))).sum().item()
         error = math.sqrt(error) if math.isfinite(error) else math.nan
         metrics = {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}
         chosen = {"samples": len(energies), "flips": self.sampling.num_flips or 0, "window": len(self.sampling.window)}
@@ -126,7 +148,7 @@ class VariationalEnergy:
             self.sampling = FlipSampling(flips, tuple(range(1, window + 1)))
         elif (key.step - self.stage.first) % CHOOSE_EVERY == 0:
             generator = generator_for(model.device, key.seed, "pilot", key.step)
-            configs, _ = model.sample(PILOT_SAMPLES, generator)
+            configs, _ = draw_samples(model, PILOT_SAMPLES, generator, self._memory)
             windows = None if window == "auto" else [tuple(range(1, window + 1))]
             costs = flip_costs(model, self.hamiltonian, configs, windows, self._memory)
             if isinstance(flips, int):
@@ -143,7 +165,7 @@ class VariationalEnergy:
 
     def _draw(self, model: Sampler, key: BatchKey) -> _Draw:
         generator = generator_for(model.device, key.seed, "sample", key.step, key.minibatch)
-        samples, _ = model.sample(self._num_samples(key.step), generator)
+        samples, _ = draw_samples(model, self._num_samples(key.step), generator, self._memory)
         # Small lattices give the same configuration many times; its local energy is computed once, unless a single drawn
         # flip would leave the copies with a common noise of unknown size.
         configs, inverse = samples, torch.arange(len(samples), device=samples.device)
@@ -164,6 +186,7 @@ class VariationalEnergy:
     def loss(self, model: Sampler, batch: EnergyBatch) -> tuple[Tensor, Metrics]:
         log_prob, batch.log_prob = batch.log_prob, None  # a kept graph serves once; a second call builds its own
         if log_prob is None:
+            room_for_graph(model, len(batch.configs), self._memory)
             log_prob = model.log_prob(batch.configs)
         phase = model.phase(batch.configs) if model.has_phase else None
         through = differentiable_local_energy(model, self.hamiltonian, batch.configs) if self.settings.true_grad else None
@@ -193,7 +216,7 @@ class VariationalEnergy:
 
 @dataclass
 class TeacherBatch:
-    """Samples (K, N) of the teacher and their log-probability under it (K,)."""
+    """Samples (R, N) of the teacher and their log-probability under it (R,): R of the K of a minibatch."""
 
     key: BatchKey
     configs: Tensor
@@ -206,22 +229,27 @@ class TeacherLikelihood:
     def __init__(self, teacher: Sampler, settings: TrainHparams) -> None:
         self.teacher = teacher
         self.settings = settings
+        self._samples = settings.Q * settings.K  # of a step
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
         return endless_steps(self.settings.seed, first, minibatches)
 
     def prepare(self, model: Sampler, keys: Sequence[BatchKey]) -> tuple[list[TeacherBatch], Metrics]:
         batches = []
+        memory = self.settings.memory_MiB * 2**20
+        rows = graph_rows(model, memory)
         for key in keys:
             generator = generator_for(self.teacher.device, key.seed, "sample", key.step, key.minibatch)
-            batches.append(TeacherBatch(key, *self.teacher.sample(self.settings.K, generator)))
+            drawn = draw_samples(self.teacher, self.settings.K, generator, memory)
+            batches += [TeacherBatch(key, *part) for part in zip(*(column.split(rows) for column in drawn), strict=True)]
         return batches, {}
 
     def loss(self, model: Sampler, batch: TeacherBatch) -> tuple[Tensor, Metrics]:
+        room_for_graph(model, len(batch.configs), self.settings.memory_MiB * 2**20)
         log_prob = model.log_prob(batch.configs)
         divergence = batch.teacher_log_prob.double() - log_prob.detach().double()
-        metrics = {"kl": divergence.mean().item(), "kl_square": divergence.square().mean().item()}
-        return -log_prob.mean() / self.settings.Q, metrics
+        metrics = {"kl": divergence.sum().item(), "kl_square": divergence.square().sum().item()}
+        return -log_prob.sum() / self._samples, metrics
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -230,6 +258,6 @@ class TeacherLikelihood:
 
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
         """Mean and variance of log p_teacher - log p_model over all B samples of a step."""
-        mean, square = (sum(part[name] for part in found) / len(found) for name in ("kl", "kl_square"))
-        samples = self.settings.K * len(found)
+        samples = self._samples
+        mean, square = (sum(part[name] for part in found) / samples for name in ("kl", "kl_square"))
         return {"kl": mean, "kl_variance": max(square - mean**2, 0.0) * samples / (samples - 1)}

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError
+from qsr.samplers.base import AutoregressiveSampler, Sampler, networks_in
+from qsr.samplers.heap import HEAP_SHARE, make_room
 from qsr.training.layer_gradients import layer_gradients
 from qsr.training.protocols import BatchKey
 from qsr.training.random import seed_dropout
@@ -23,7 +25,7 @@ from qsr.training.random import seed_dropout
 Function = Callable[[Tensor], Tensor]  # configs (R, N) -> (R,)
 
 CHECKED_ROWS = 8
-GRAPH_FACTOR = 3  # the graph of a forward pass, and the gradients of its backward pass, over the values alone
+GRAPH_FACTOR = 3  # for a model that does not count its memory: its graph, over its parameters
 
 
 @dataclass
@@ -47,8 +49,8 @@ class PerSampleGradients:
 
     Args:
         model: a Sampler (`log_prob`, and `phase` where `has_phase`); its mode (dropout) is left as it is.
-        memory_bytes: bound on a block, and on the intermediate results of a chunk of rows. One parameter and one row
-            are the least that can be done at once.
+        memory_bytes: half of it is for a block, and what the block leaves for the intermediate results of a chunk of rows.
+            One parameter and one row are the least that can be done at once.
     """
 
     def __init__(self, model: Any, memory_bytes: int) -> None:
@@ -72,7 +74,7 @@ class PerSampleGradients:
 
     def groups(self, rows: int) -> list[range]:
         """Parameters, as ranges of positions, whose columns for `rows` configurations are held at once."""
-        most = self.memory_bytes // (self._itemsize * len(self.functions) * max(rows, 1))
+        most = self.memory_bytes // (2 * self._itemsize * len(self.functions) * max(rows, 1))
         found, first, held = [], 0, 0
         for position, size in enumerate(self.sizes):
             if position > first and held + size > most:
@@ -94,6 +96,7 @@ class PerSampleGradients:
             self._check(configs[:CHECKED_ROWS], key)
         for group in self.groups(len(configs)):
             first = sum(self.sizes[: group.start])
+            # Not by a name: the caller's must be the only one, so that a block can go before the next is made.
             yield slice(first, first + self._width(group)), self._block(configs, key, group)
 
     def weighted_sum(self, configs: Tensor, coefficients: Tensor, key: BatchKey) -> Tensor:
@@ -112,21 +115,26 @@ class PerSampleGradients:
     def _width(self, group: range) -> int:
         return sum(self.sizes[group.start : group.stop])
 
-    def _chunks(self, rows: int) -> Iterator[slice]:
-        """Rows whose graph and whose gradients of the largest module are held at once."""
-        largest = max(sum(self.sizes[position] for position in own.values()) for own in self._owned.values())
-        values = self.num_parameters * self._itemsize
-        if hasattr(self.model, "row_bytes"):
-            values = self.model.row_bytes(self.model.num_tokens)
-        chunk = max(1, self.memory_bytes // (GRAPH_FACTOR * values + largest * self._itemsize))
-        return (slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk))
+    def _chunks(self, rows: int, group: range | None = None) -> Iterator[slice]:
+        """Rows whose graph is held at once, for a group with their gradients of its parameters, beside the block of it."""
+        graph = GRAPH_FACTOR * self.num_parameters * self._itemsize
+        if isinstance(self.model, AutoregressiveSampler):
+            graph = self.model.graph_bytes(per_sample=group is not None)
+        columns = 0 if group is None else self._width(group) * self._itemsize
+        block = len(self.functions) * rows * columns
+        chunk = max(1, int(HEAP_SHARE * (self.memory_bytes - block)) // (graph + columns))
+        for first in range(0, rows, chunk):
+            # The block is there already from the second chunk on; its pages are not in the heap unless it is small.
+            make_room(min(chunk, rows) * (graph + columns) + block, self.memory_bytes)
+            yield slice(first, min(first + chunk, rows))
 
     def _block(self, configs: Tensor, key: BatchKey, group: range) -> Tensor:
         """(F*R, columns of the group)."""
         seed_dropout(key)
         shape = (len(self.functions), len(configs), self._width(group))
+        chunks = self._chunks(len(configs), group)
         block = torch.empty(shape, dtype=self.parameters[group.start].dtype, device=configs.device)
-        for part in self._chunks(len(configs)):
+        for part in chunks:
             for function, target in zip(self.functions, block, strict=True):
                 values, calls = self._record(function, configs[part], group)
                 found = self._gradients(values, calls, group)
@@ -172,6 +180,12 @@ class PerSampleGradients:
         Raises:
             ConfigError: if a parameter's gradient is missing or wrong.
         """
+        # In the parameters' format: rounding must not hide what the check looks for.
+        with networks_in(None, *([self.model] if isinstance(self.model, Sampler) else [])):
+            self._checked = self._compare(configs, key)
+
+    def _compare(self, configs: Tensor, key: BatchKey) -> bool:
+        """Whether all gradients were finite."""
         seed_dropout(key)
         finite = True
         everything = range(len(self.parameters))
@@ -194,7 +208,7 @@ class PerSampleGradients:
                         f"{self.names[position]} cannot be collected: it is used outside the forward pass of its module, or "
                         f"on rows that are not those of the samples"
                     )
-        self._checked = finite
+        return finite
 
 
 @contextmanager

@@ -37,7 +37,10 @@ class Objective(Protocol):
         """The minibatches of each step of an epoch, from its step `first` on; endless for samplers."""
 
     def prepare(self, model: Any, keys: Sequence[BatchKey]) -> tuple[Sequence[Batch], Metrics]:
-        """What must be known of all minibatches of a step before any loss (for VMC: samples and the mean energy)."""
+        """What must be known of all minibatches of a step before any loss (for VMC: samples and the mean energy).
+
+        A minibatch whose graph would not fit into the memory comes as several batches with one key.
+        """
 
     def loss(self, model: Any, batch: Any) -> tuple[Tensor, Metrics]:
         """Scalar whose gradients are summed over the minibatches of a step, and what to record of it."""

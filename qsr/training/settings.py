@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
 from qsr.training.schedule import Stage, parse_curriculum
 
+NATURAL_RATE = 0.05  # of spring and minsr: at 0.1 runs on 8x8 settle 4e-3 too high
 NO_OUTPUT = "<NONE>"
+
+
+def _device_name(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return value
 
 
 class TrainHparams(Hparams):
@@ -40,17 +48,25 @@ class TrainHparams(Hparams):
         None, help="lattices to train on one after the other, with steps: 4x4:200,8x8:1000 ends on 8x8 after 1200 steps"
     )
     dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
-    lr: float = Hparam(5e-3, gt=0, allow_inf_nan=False, help="learning rate (the peak, where the scheduler has one)")
+    lr: float = Hparam(
+        5e-3,
+        gt=0,
+        allow_inf_nan=False,
+        help="learning rate (the peak, where the scheduler has one); with spring and minsr 0.05 if not given",
+    )
     seed: int = Hparam(0, ge=0, lt=2**63, help="seed of the initial weights and of every draw")
     sgrad: bool = Hparam(False, help="build the graph of log p when sampling and keep it: more memory, the same gradient")
     true_grad: bool = Hparam(False, help="also differentiate the local energies through the flips (same mean, noisier, slower)")
     sub_directory: str = Hparam("", help="appended to the name of the run's directory")
     memory_MiB: int = Hparam(
-        256,
-        ge=1,
-        help="memory for a chunk of flips, and for the gradients of the samples (spring, minsr)",
+        1024, ge=1, help="memory for intermediate results of a step (but the graph that sgrad keeps); no result depends on it"
     )
-    precision: Literal["float32", "float64"] = Hparam("float32", help="number format of the network")
+    precision: Literal["float32", "float64", "tf32", "bf16"] = Hparam(
+        "float32", help="what the network computes in while training; tf32 and bf16 runs are reported in float32"
+    )
+    device: Annotated[str, AfterValidator(_device_name)] = Hparam(
+        "auto", help="where training computes: cpu, cuda, cuda:1, or auto (the first CUDA device, if there is one)"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Any:
@@ -83,6 +99,11 @@ class TrainHparams(Hparams):
             first = stages[-1].end if stages else 0
             stages.append(Stage(first, first + steps, (rows, columns), index, final=index == len(sizes) - 1))
         return stages
+
+    @property
+    def number_format(self) -> str:
+        """Of the parameters, as torch names it."""
+        return "float64" if self.precision == "float64" else "float32"
 
     @property
     def writes(self) -> bool:
@@ -216,6 +237,11 @@ class OptimizerHparams(NamedHparams):
     natural: ClassVar[tuple[str, ...]] = ("spring", "minsr")
 
     name: str = Hparam("Adam", help="class in torch.optim, or spring, or minsr; its arguments follow as name=value")
+
+    @property
+    def default_rate(self) -> float:
+        """The learning rate of a run that does not set one."""
+        return NATURAL_RATE if self.name in self.natural else float(TrainHparams.model_fields["lr"].default)
 
     @classmethod
     def choices(cls) -> list[str]:

@@ -115,16 +115,18 @@ class NaturalGradient(ScheduledStep):
         rows = len(self.gradients.functions) * len(configs)
         kernel = torch.zeros(rows, rows, dtype=torch.float64, device=configs.device)
         kept = kernel.new_zeros(rows)
-        jacobian = None
-        for columns, jacobian in self.gradients.blocks(configs, key):
-            add_gram(kernel, jacobian)
+        whole = None
+        for columns, block in self.gradients.blocks(configs, key):
+            add_gram(kernel, block)
             if self.direction is not None:
-                kept += (jacobian @ self.direction[columns]).double()
+                kept += (block @ self.direction[columns]).double()
+            if block.shape[1] == self.gradients.num_parameters:
+                whole = block
+            del block  # before the next one is made
         kernel = kernel.tril() + kernel.tril(-1).T
-        whole = jacobian is not None and jacobian.shape[1] == self.gradients.num_parameters
         # Centred at the end: two products with a projector of rank R-1, in place of a mean over blocks that are gone.
         centred = centring.apply(centring.apply(kernel).T)
-        return centred, self.arguments.momentum * centring.apply(kept), jacobian if whole else None
+        return centred, self.arguments.momentum * centring.apply(kept), whole
 
     def _set_gradients(self, direction: Tensor) -> None:
         parameters = self.gradients.parameters

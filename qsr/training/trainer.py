@@ -16,6 +16,7 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
+from qsr.training.precision import computing_in
 from qsr.training.protocols import Callback, Metrics, Objective, UpdateRule
 from qsr.training.schedule import Stage
 
@@ -89,7 +90,8 @@ class Trainer:
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
             RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
         """
-        with torch.random.fork_rng(devices=[]), _signals_noted() as noted:
+        computing = computing_in(self.settings.train.precision, self.model)
+        with torch.random.fork_rng(devices=_cuda_devices(self.model)), computing, _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()
@@ -219,6 +221,11 @@ class Trainer:
             self.update_rule.slow_down()
         self.rewinds = rewinds
         logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, problem, self.step)
+
+
+def _cuda_devices(model: nn.Module) -> list[torch.device]:
+    """Where the model's parameters are, as far as the CPU's generator is not the one for dropout there."""
+    return sorted({parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}, key=str)
 
 
 @contextmanager

@@ -52,8 +52,11 @@ class TorchUpdate(ScheduledStep):
         batches, metrics = objective.prepare(model, keys)
         self.optimizer.zero_grad()
         found = []
+        key = None
         for batch in batches:
-            seed_dropout(batch.key)
+            if batch.key != key:  # the parts of a minibatch share its dropout's random numbers, one after the other
+                key = batch.key
+                seed_dropout(key)
             loss, recorded = objective.loss(model, batch)
             loss.backward()
             found.append(recorded)

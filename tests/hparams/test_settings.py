@@ -73,7 +73,8 @@ def test_the_sources_own_line() -> None:
         ("--lptf patch=4x4 --ptf patch=2x2 Nh=8 repeat_pre=True", "ptf.repeat_pre=True: needs Nh=8 equal to the Nh=32"),
         ("--train NLOOPS=17 --ptf", "train.NLOOPS=17: must be at most 16"),
         ("--ptf _2D=False patch=2x2", "ptf.patch=2x2: is a block, but _2D=False was given"),
-        ("--train precision=float16 --ptf", "train.precision=float16: must be 'float32' or 'float64'"),
+        ("--train precision=float16 --ptf", "train.precision=float16: must be 'float32', 'float64', 'tf32' or 'bf16'"),
+        ("--train device=gpu --ptf", "train.device=gpu: must be auto, cpu, cuda or cuda:N"),
         ("--train L=0 --ptf", "train.L=0: must be at least 1"),
         ("--ptf --optimizer name=LBFGS", "optimizer.name=LBFGS: unknown optimizer"),
         ("--ptf --optimizer name=Adan", "optimizer.name=Adan: unknown optimizer; did you mean 'Adam'?"),
@@ -137,7 +138,29 @@ def test_presets_lie_below_what_is_written() -> None:
 def test_every_preset_names_real_settings() -> None:
     for preset in PRESETS.values():
         for section, values in preset.items():
+            if section == "model":
+                assert find_section(values["type"]).role == "model"
+                continue
             assert set(values) <= set(hparams_class(section).model_fields)
+
+
+def test_a_fast_preset_brings_its_model_and_lattice_and_gives_way() -> None:
+    settings = resolve("", preset="fast-8x8")
+    assert (settings.model.section, settings.model.Nh, settings.hamiltonian.shape) == ("ptf", 16, (8, 8))
+    assert (settings.optimizer.name, settings.train.lr) == ("spring", 0.05)
+    changed = resolve("--train lr=0.02 --ptf Nh=32 --optimizer shift=1e-2 name=spring --rydberg delta=1.2", preset="fast-8x8")
+    assert (changed.model.Nh, changed.model.nhead, changed.train.lr, changed.hamiltonian.delta) == (32, 2, 0.02, 1.2)
+    assert (changed.optimizer.kwargs["shift"], changed.optimizer.kwargs["momentum"]) == (1e-2, 0.8)
+    other = resolve("--rnn Nh=32 --optimizer name=Adam", preset="fast-8x8")  # another class takes none of spring's arguments
+    assert (other.model.section, other.optimizer.name, other.optimizer.kwargs) == ("rnn", "Adam", {})
+    with pytest.raises(ConfigError, match="must end on the lattice of the Hamiltonian, 4x4"):
+        resolve("--train L=16", preset="fast-8x8")
+
+
+def test_natural_gradients_have_a_rate_of_their_own() -> None:
+    assert resolve("--ptf --optimizer name=spring").train.lr == 0.05
+    assert resolve("--ptf --optimizer name=spring --train lr=0.1").train.lr == 0.1
+    assert resolve("--ptf").train.lr == 5e-3
 
 
 def test_finetuning_changes_what_is_given_and_keeps_the_rest() -> None:

@@ -1,0 +1,33 @@
+"""Which device a job runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from qsr.hparams import ConfigError
+
+
+def find_device(wish: str, setting: str = "train.device") -> torch.device:
+    """The device that `train.device` means on this machine: auto is the first CUDA device, or the CPU if there is none.
+
+    Args:
+        wish: auto, cpu, cuda or cuda:N.
+        setting: its name in the error message.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wish == "auto":
+        return torch.device("cuda", 0) if count else torch.device("cpu")
+    try:
+        device = torch.device(wish)
+    except RuntimeError:
+        raise ConfigError(f"{setting}={wish}: must be auto, cpu, cuda or cuda:N") from None
+    if device.type == "cpu":
+        return device
+    found = ", ".join(f"cuda:{index}" for index in range(count)) or f"no CUDA device (torch {torch.__version__})"
+    if device.type != "cuda" or (device.index or 0) >= count:
+        expected = f"auto, cpu, cuda or one of {found}" if count else "auto or cpu"
+        raise ConfigError(f"{setting}={wish}: this machine has {found}; expected {expected}")
+    return torch.device("cuda", device.index or 0)
