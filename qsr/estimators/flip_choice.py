@@ -30,7 +30,7 @@ class WindowCost:
     Attributes:
         window: its distances.
         window_tokens: token-forwards for the windowed terms of all flips.
-        flip_tokens: token-forwards for one full flip, averaged over the proposals.
+        flip_tokens: token-forwards for one full flip, averaged over the proposals, in units of those of a window.
         flip_variance: variance of the local energy that a single drawn flip adds (M add it divided by M).
         weights: how far the windowed terms are off, per flip: factors for the proposals.
     """
@@ -125,7 +125,7 @@ def flip_costs(
             WindowCost(
                 window,
                 window_tokens=float(sum(_window_tokens(model, window, int(r)) for r in rest)),
-                flip_tokens=float((proposals * (model.num_tokens - begin)).sum(dim=1).mean()),
+                flip_tokens=float((proposals * (model.num_tokens - begin)).sum(dim=1).mean()) * model.extend_cost(),
                 flip_variance=float((square.sum(dim=1) - missing.sum(dim=1).square()).clamp_min(0).mean()),
                 weights=tuple(weights.tolist()),
             )

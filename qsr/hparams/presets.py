@@ -57,11 +57,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         {"lr": 0.07, "K": 1024, "K_final": 4096, "curriculum": "4x4:400"}, {"Nh": 24, "nhead": 4, "dim_feedforward": 48}
     ),
     # 180 steps on small lattices take 3 s and end below the shelf at 3e-2 that a start on 8x8 sits on.
-    "fast-8x8": _fast({"K": 256, "K_final": 512, "curriculum": "4x4:100,6x6:80,8x8:400"}),
+    "fast-8x8": _fast({"K": 256, "K_final": 1024, "curriculum": "4x4:100,6x6:80,8x8:900"}),
     # Long enough stages that the next one starts within 10 %; a shift of 3e-5 is no better where the kernel is noisier.
     "fast-16x16": _fast({"K": 256, "K_final": 512, "curriculum": "4x4:100,6x6:60,8x8:200,16x16:600"}, final_shift=1e-4),
     # A step on 32x32 costs five of 16x16: half the samples.
-    "fast-32x32": _fast({"K": 128, "K_final": 256, "curriculum": "4x4:100,6x6:60,8x8:200,16x16:250,32x32:400"}, final_shift=1e-4),
+    "fast-32x32": _fast({"K": 128, "K_final": 256, "curriculum": "4x4:100,6x6:60,8x8:200,16x16:300,32x32:350"}, final_shift=1e-4),
 }
 
 

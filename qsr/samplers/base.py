@@ -204,16 +204,14 @@ class AutoregressiveSampler(Sampler):
 
         `values` are (B, s, m). Conditionals beyond the end of the sequence are undefined.
         """
-        conditionals = self.conditional_like(values, len(offsets))
+        shape = (*values.shape, len(offsets), self.num_values)
+        conditionals = torch.zeros(shape, dtype=self.dtype, device=self.device)
         for index in range(values.shape[1]):
             inside = tuple(offset for offset in offsets if start + index + offset < self.num_tokens)
             if inside:
                 found = self.replace(state, tokens, start + index, values[:, index], inside)
                 conditionals[:, index, :, : len(inside)] = found
         return conditionals
-
-    def conditional_like(self, values: Tensor, length: int) -> Tensor:
-        return torch.zeros(*values.shape, length, self.num_values, dtype=self.dtype, device=self.device)
 
     def windows(self) -> list[Window]:
         """Windows worth trying for sampled flips (`qsr.estimators.sampled_flips`): none, and as far as neighbours reach."""
@@ -225,6 +223,10 @@ class AutoregressiveSampler(Sampler):
     def replaced_tokens(self, offsets: Window) -> int:
         """Number of token-forwards that `replace` takes for these offsets."""
         return offsets[-1] if offsets else 0
+
+    def extend_cost(self) -> float:
+        """Work of a token that `extend` reads, in units of one that `replace` computes."""
+        return 1.0
 
     def neighbour_offsets(self, distance: float) -> Window:
         """How far later in the sequence tokens come that have a site within `distance` (lattice constants) of a token's own."""

@@ -50,6 +50,15 @@ class PatchedTransformer(AutoregressiveSampler):
     def replaced_tokens(self, offsets: Window) -> int:
         return len(offsets) if len(self.trunk.layers) == 1 else super().replaced_tokens(offsets)
 
+    def extend_cost(self) -> float:
+        layers, width = self.trunk.layers, self.trunk.width
+        if len(layers) > 1:
+            return 1.0
+        # Multiplications of one token outside attention, and those of its attention, to which a score's softmax adds about
+        # forty a head: measured, since memory and not arithmetic bounds it.
+        rest = 4 * width**2 + 2 * width * self.trunk.feedforward + width * (width + self.num_values)
+        return 1 + self.num_tokens * (2 * width + 20 * self.trunk.heads) / rest
+
     def windows(self) -> list[Window]:
         if len(self.trunk.layers) > 1:
             return super().windows()
