@@ -14,8 +14,8 @@ _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next tensors instead of returning it to the system after each.
 
-    Fetching it back, page by page, takes a third of the time of the flips (benchmarks/engine.py). Peak memory is the same.
-    Elsewhere than on glibc nothing happens.
+    Fetching it back, page by page, takes up to a third of the time of the flips of a small network. Where the pages kept would
+    exceed a memory budget, `qsr.samplers.heap` gives them back. Elsewhere than on glibc nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return

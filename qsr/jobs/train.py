@@ -11,7 +11,8 @@ from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, Objective, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 
-# Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them (benchmarks/flips.py).
+# Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
+# bound a run on 8x8 had five times the error of exact flips after 100 steps.
 MOST_NOISE = 0.1
 TEACHER = "teacher"  # a copy of the teacher's run inside that of its student
 

@@ -115,9 +115,9 @@ class VariationalEnergy:
         batches = []
         per_row = 1 if not self.settings.true_grad else 1 + self.hamiltonian.connected(drawn[0].configs[:1])[1].shape[1]
         rows = graph_rows(model, self._memory // per_row)
-        for key, draw, terms in zip(keys, drawn, all_terms, strict=True):
+        all_weights = [torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies) for draw in drawn]
+        for key, draw, terms, weights in zip(keys, drawn, all_terms, all_weights, strict=True):
             summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
-            weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
             columns = draw.configs, summed, weights
             if draw.log_prob is not None:
                 batches.append(EnergyBatch(key, *columns, len(energies), draw.log_prob))
@@ -127,9 +127,8 @@ class VariationalEnergy:
         # |E - mean|^2 also for complex local energies; real ones stay what they are.
         variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
         error = variance / len(energies)
-        for draw in drawn:
+        for draw, weights in zip(drawn, all_weights, strict=True):
             if draw.sampling_variance is not None:
-                weights = torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies)
                 added = weights * draw.sampling_variance
                 variance -= added.sum().item()
                 # Copies of a configuration share its noise: it averages out less than over as many independent samples.

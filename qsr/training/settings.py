@@ -59,7 +59,9 @@ class TrainHparams(Hparams):
     true_grad: bool = Hparam(False, help="also differentiate the local energies through the flips (same mean, noisier, slower)")
     sub_directory: str = Hparam("", help="appended to the name of the run's directory")
     memory_MiB: int = Hparam(
-        1024, ge=1, help="memory for intermediate results of a step (but the graph that sgrad keeps); no result depends on it"
+        1024,
+        ge=1,
+        help="memory for a step's intermediate results (but the graph that sgrad keeps); results change by rounding only",
     )
     precision: Literal["float32", "float64", "tf32", "bf16"] = Hparam(
         "float32", help="what the network computes in while training; tf32 and bf16 runs are reported in float32"
