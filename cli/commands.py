@@ -12,7 +12,10 @@ from typing import Any
 import click
 
 from qsr import jobs
-from qsr.hparams import PRESETS, ConfigError, parse_sections
+from qsr.hparams import PRESETS, ConfigError, RunSettings, blueprint, imports_allowed, parse_sections
+from qsr.hparams.files import as_yaml
+from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
+from qsr.runs import read_run
 from qsr.training import Interrupted
 
 from .help import section_table, sections_overview
@@ -78,29 +81,65 @@ def finish(run: jobs.Run) -> None:
     """The last line of a training command."""
     if run.path is None:
         click.echo("done (no output directory)")
+    elif run.settings.on_data:
+        click.echo(f"done: {run.path}\n  qsr load {run.path}    metrics on the test data\n  qsr plot {run.path}")
     else:
         click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
 
 
 @section_command(
     "train",
-    "qsr train [--preset NAME] --SECTION name=value ... --SECTION name=value ...   or   qsr train --resume RUN",
+    "qsr train [--preset NAME] --SECTION name=value ... --SECTION name=value ...\n"
+    "   or  qsr train --config-name FILE section.setting=value +key=value ...   or   qsr train --resume RUN",
     False,
-    "Train a model to the ground state of a Hamiltonian.",
+    "Train a model to the ground state of a Hamiltonian, or on data.",
 )
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings below the given ones.")
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
+@click.option("--config-name", metavar="NAME", help="Settings from NAME.yaml; what is written beside it goes before it.")
+@click.option("--config-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where it lies; default $HYDRA_CONFIG_PATH.")
+@click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the settings name.")
+@click.option("--multirun", "-m", is_flag=True, help="Run every combination of values such as train.lr=1e-3,1e-2.")
+@click.option("--print-config", is_flag=True, help="Print the resolved settings as YAML, and do nothing.")
+@click.option("--print-blueprint", is_flag=True, help="Print a commented file of all settings of the given sections.")
 @click.pass_context
-def train(context: click.Context, words: tuple[str, ...], helped: bool, preset: str | None, resume: Path | None) -> None:
-    if helped or not (words or resume or preset):
-        return explain(context, words)
-    if resume is not None and (words or preset):
-        raise ConfigError(f"--resume {resume}: a resumed run keeps its settings; use 'qsr finetune' to change them")
-    with interruptible(), terminal() as bar:
+def train(
+    context: click.Context,
+    words: tuple[str, ...],
+    helped: bool,
+    preset: str | None,
+    resume: Path | None,
+    config_name: str | None,
+    config_dir: Path | None,
+    allow_import: tuple[str, ...],
+    multirun: bool,
+    print_config: bool,
+    print_blueprint: bool,
+) -> None:
+    with imports_allowed(allow_import):
+        if helped or not (words or resume or preset or config_name or print_blueprint):
+            return explain(context, words)
+        if resume is not None and (words or preset or config_name):
+            raise ConfigError(f"--resume {resume}: a resumed run keeps its settings; use 'qsr finetune' to change them")
         if resume is not None:
-            finish(jobs.resume(resume, progress=bar))
-        else:
-            finish(jobs.train(**parse_sections(words), preset=preset, progress=bar))
+            with interruptible(), terminal() as bar:
+                finish(jobs.resume(resume, progress=bar))
+            return None
+        overrides, sections = split_words(words)
+        written = parse_sections(sections)
+        for chosen in sweep(overrides) if multirun else [overrides]:
+            tree = merged(read_tree_of(config_name, config_dir, chosen), written)
+            if print_blueprint:
+                click.echo(
+                    blueprint(tree or {"model": {"type": "ptf"}}, "All settings of a run (qsr train --config-name)."), nl=False
+                )
+            elif print_config:
+                click.echo(as_yaml(RunSettings.from_tree(tree, preset).tree()), nl=False)
+            else:
+                if multirun:
+                    click.echo(f"-m: {' '.join(chosen) or 'one run'}", err=True)
+                with interruptible(), terminal() as bar:
+                    finish(jobs.train(**tree, preset=preset, progress=bar))
     return None
 
 
@@ -152,13 +191,23 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
-def load(run: Path, samples: int, batch: int, seed: int, device: str, output: Path | None) -> None:
+@click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the run's settings name.")
+def load(run: Path, samples: int, batch: int, seed: int, device: str, output: Path | None, allow_import: tuple[str, ...]) -> None:
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
+
+    The run of a model on data is evaluated on its test data instead.
 
     Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
 
     Example: qsr load demos/RNN 4096 256
     """
+    with imports_allowed(allow_import):
+        stored = read_run(run)
+        if stored.settings.on_data:
+            with terminal():
+                click.echo("\n".join(jobs.evaluate_on_data(stored, device=device, output=output, write=True).lines()))
+            click.echo(f"written: {output or run}/evaluation.txt")
+            return
     with terminal() as bar:
         result = jobs.evaluate(run, samples, batch, seed=seed, device=device, output=output, write=True, progress=bar)
     click.echo("\n".join(result.lines()))

@@ -13,7 +13,12 @@ NAME_WIDTH = 18
 
 def sections_overview() -> str:
     """The list of sections, for `qsr train --help`."""
-    titles = {"part": "Run", "model": "Model (one; after --lptf a second one is its subsampler)", "hamiltonian": "Problem (one)"}
+    titles = {
+        "part": "Run",
+        "model": "Model (one; after --lptf a second one is its subsampler)",
+        "hamiltonian": "Problem (one)",
+        "data": "Data, for a model of your own",
+    }
     lines = []
     for role, title in titles.items():
         lines.append(f"{title}:")
@@ -23,7 +28,8 @@ def sections_overview() -> str:
                 lines.append(f"  {spelled:<24}{section.title}")
         lines.append("")
     lines.append("Settings of a section: qsr train --help --ptf")
-    lines.append("Presets (--preset NAME): nnqsr, the architecture and optimizer of the original NN-QSR")
+    lines.append("Presets (--preset NAME): nnqsr, the architecture and optimizer of the original NN-QSR; fast-4x4 to fast-32x32")
+    lines.append("From a file: --config-name NAME [--config-dir DIR] section.setting=value +key=value ~key; -m runs sweeps")
     return "\n".join(lines)
 
 

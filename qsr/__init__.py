@@ -4,12 +4,14 @@ from qsr.hamiltonians.settings import TFIM as TFIM
 from qsr.hamiltonians.settings import Heisenberg as Heisenberg
 from qsr.hamiltonians.settings import Rydberg as Rydberg
 from qsr.hparams import ConfigError as ConfigError
+from qsr.hparams.imports import allow_import as allow_import
 from qsr.jobs import Evaluation as Evaluation
 from qsr.jobs import ExactReport as ExactReport
 from qsr.jobs import Run as Run
 from qsr.jobs import evaluate as evaluate
 from qsr.jobs import exact as exact
 from qsr.jobs import finetune as finetune
+from qsr.jobs import fit as fit
 from qsr.jobs import plot as plot
 from qsr.jobs import resume as resume
 from qsr.jobs import train as train
@@ -19,5 +21,8 @@ from qsr.runs import load_model as load_model
 from qsr.samplers import LPTF as LPTF
 from qsr.samplers import PTF as PTF
 from qsr.samplers import RNN as RNN
+from qsr.training import Model as Model
+from qsr.training import ModelHparams as ModelHparams
+from qsr.training import PyTorchData as PyTorchData
 
 __version__ = "0.1.0"

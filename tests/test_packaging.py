@@ -75,11 +75,16 @@ def test_every_requirement_has_a_bound_and_a_pin() -> None:
 def test_the_pins_cover_what_the_requirements_bring_in() -> None:
     """Follows the installed distributions from `.[dev]` down, for the Python and the system that run this test."""
     pinned = pins()
-    waiting, seen, missing = list(requirements()), set(), set()
+    waiting = [(name, "") for name in requirements()]  # and an extra of it
+    seen: set[str] = set()
+    followed: set[tuple[str, str]] = set()
+    missing = set()
     while waiting:
-        name = waiting.pop()
-        if name in seen or re.match(r"nvidia-|cuda-|triton", name):  # torch pins the libraries of its own CUDA builds
+        name, extra = waiting.pop()
+        # torch pins the libraries of its own CUDA builds
+        if (name, extra) in followed or re.match(r"nvidia-|cuda-|triton", name):
             continue
+        followed.add((name, extra))
         seen.add(name)
         try:
             needs = distribution(name).requires or []
@@ -87,8 +92,8 @@ def test_the_pins_cover_what_the_requirements_bring_in() -> None:
             missing.add(name)
             continue
         for need in map(Requirement, needs):
-            if need.marker is None or need.marker.evaluate({"extra": ""}):
-                waiting.append(canonicalize_name(need.name))
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(need.name), wanted) for wanted in ("", *need.extras)]
     assert missing == set(), "not installed here: run the tests through `make test`"
     assert sorted(seen - set(pinned)) == []
     stale = sorted(name for name, lines in pinned.items() if name not in seen and all(applies(line) for line in lines))

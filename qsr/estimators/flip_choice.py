@@ -30,8 +30,8 @@ class WindowCost:
     Attributes:
         window: its distances.
         window_tokens: token-forwards for the windowed terms of all flips.
-        flip_tokens: token-forwards for one full flip, averaged over the proposals, in units of those of a window.
-        flip_variance: variance of the local energy that a single drawn flip adds (M add it divided by M).
+        flip_tokens: token-forwards for one full flip, averaged over the proposals.
+        flip_variance: variance of the local energy that a single drawn flip adds (M add it divided by M), estimated upwards.
         weights: how far the windowed terms are off, per flip: factors for the proposals.
     """
 
@@ -49,12 +49,14 @@ class FlipCosts:
     Attributes:
         exact_tokens: token-forwards per sample for all flips.
         exact_variance: variance of the exact local energy.
+        bulk_variance: the same of a normal distribution with its quartiles: without the outliers that a pilot batch may hold.
         fixed_tokens: token-forwards per sample of everything else in a step.
         windows: one entry for every window.
     """
 
     exact_tokens: float
     exact_variance: float
+    bulk_variance: float
     fixed_tokens: float
     windows: list[WindowCost]
 
@@ -66,14 +68,14 @@ class FlipCosts:
         Args:
             num_flips: numbers M to choose from.
             allow_exact: whether exact flips may be chosen.
-            most_noise: largest variance that drawing flips may add, as a share of the state's own; None: any.
+            most_noise: largest variance that drawing flips may add, as a share of the state's own in the bulk; None: any.
         """
         best = EXACT
         least = CLEAR_GAIN * self.score(None, 0) if allow_exact else float("inf")
         for entry in self.windows:
             for number in num_flips:
                 score = self.score(entry, number)
-                if most_noise is not None and entry.flip_variance / number > most_noise * self.exact_variance:
+                if most_noise is not None and entry.flip_variance / number > most_noise * self.bulk_variance:
                     continue
                 if score < least:
                     best, least = FlipSampling(number, entry.window, entry.weights), score
@@ -125,17 +127,28 @@ def flip_costs(
             WindowCost(
                 window,
                 window_tokens=float(sum(_window_tokens(model, window, int(r)) for r in rest)),
-                flip_tokens=float((proposals * (model.num_tokens - begin)).sum(dim=1).mean()) * model.extend_cost(),
-                flip_variance=float((square.sum(dim=1) - missing.sum(dim=1).square()).clamp_min(0).mean()),
+                flip_tokens=float((proposals * (model.num_tokens - begin)).sum(dim=1).mean()),
+                flip_variance=_upper_mean((square.sum(dim=1) - missing.sum(dim=1).square()).clamp_min(0)),
                 weights=tuple(weights.tolist()),
             )
         )
     return FlipCosts(
         exact_tokens=float(sum(_window_tokens(model, tuple(range(1, int(r) + 1)), int(r)) for r in rest)),
         exact_variance=float(energies.var()),
+        bulk_variance=_bulk_variance(energies),
         fixed_tokens=float(FIXED_PASSES * model.num_tokens),
         windows=entries,
     )
+
+
+def _upper_mean(values: Tensor) -> float:
+    """Mean plus twice its standard error: a few samples carry most of it, and a pilot batch may hold none of them."""
+    return float(values.mean() + 2 * values.std() / len(values) ** 0.5)
+
+
+def _bulk_variance(values: Tensor) -> float:
+    quartiles = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device))
+    return min(float(quartiles[1] - quartiles[0]) / 1.349, float(values.std())) ** 2
 
 
 def _window_tokens(model: AutoregressiveSampler, window: Window, rest: int) -> int:

@@ -53,7 +53,7 @@ class LatticeHparams(Hparams):
 
     def describe(self) -> str:
         """'rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0', for logs and titles. Raises ConfigError if the size is not set."""
-        numbers = [f"{name}={value}" for name, value in self if isinstance(value, float)]
+        numbers = [f"{name}={value}" for name, value in self.items() if isinstance(value, float)]
         free = getattr(self, "positions", None) is not None
         where = f"{self.num_sites} sites" if free else f"{self.shape[0]}x{self.shape[1]} {self.boundary}"
         return f"{self.section} {where}: {' '.join(numbers)}"

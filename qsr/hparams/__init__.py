@@ -3,9 +3,13 @@
 from qsr.hparams.base import ConfigError as ConfigError
 from qsr.hparams.base import Hparam as Hparam
 from qsr.hparams.base import Hparams as Hparams
+from qsr.hparams.base import MissingKeyError as MissingKeyError
 from qsr.hparams.base import nearest as nearest
 from qsr.hparams.base import type_name as type_name
+from qsr.hparams.blueprint import blueprint as blueprint
 from qsr.hparams.grammar import parse_sections as parse_sections
+from qsr.hparams.imports import allow_import as allow_import
+from qsr.hparams.imports import imports_allowed as imports_allowed
 from qsr.hparams.presets import PRESETS as PRESETS
 from qsr.hparams.registry import Section as Section
 from qsr.hparams.registry import find_section as find_section

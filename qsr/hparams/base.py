@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 THparams = TypeVar("THparams", bound="Hparams")
 
 NONE_WORDS = ("none", "null")
+_MAPPING_NAMES = ("keys", "items", "values", "get")
 
 
 class ConfigError(ValueError, RuntimeError):
     """A setting, file or command line that cannot be used. The message names it, what was found and what was expected."""
 
 
-def Hparam(default: Any = ..., *, help: str, **constraints: Any) -> Any:
+class MissingKeyError(ConfigError, KeyError):
+    """A key that a file or section does not have."""
+
+    __str__ = ConfigError.__str__  # KeyError would show the message in quotes
+
+
+def Hparam(default: Any = PydanticUndefined, *, help: str | None = None, **constraints: Any) -> Any:
     """Declare one setting of an `Hparams` class.
 
     Args:
         default: value used when nobody sets it; leave it out for a required setting.
-        help: one line, shown by `qsr train --help --SECTION` and in error messages.
-        **constraints: pydantic's bounds (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
+        help: one line, shown by `qsr train --help --SECTION`, in blueprints and in error messages.
+        **constraints: what pydantic's `Field` takes: bounds (`ge`, `gt`, `le`, `lt`, `min_length`, ...), `default_factory`, ...
     """
-    return Field(default, description=help, **constraints)
+    if help is not None:
+        constraints["description"] = help
+    return Field(default, **constraints)
 
 
-class Hparams(BaseModel):
+class Hparams(BaseModel, Mapping[str, Any]):
     """A section of settings: every name is declared once here, with its type, default, bounds and meaning.
 
-    Values are validated on construction and on assignment; unknown names are refused.
+    Values are validated on construction and on assignment; unknown names are refused. An object is also a read-only mapping
+    of its fields, in the order of their declaration.
 
     Raises:
         ConfigError: for an unknown name, a wrong type or a value out of bounds.
+        TypeError: when a subclass calls a field keys, items, values or get.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, arbitrary_types_allowed=False, protected_namespaces=())
 
     section: ClassVar[str] = ""
     # Names that are understood on input and turned into other settings (name -> help line); never stored.
@@ -57,6 +71,63 @@ class Hparams(BaseModel):
             super().__setattr__(name, value)
         except ValidationError as error:
             raise ConfigError(explain(type(self), error)) from None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        taken = [name for name in _MAPPING_NAMES if name in inspect.get_annotations(cls)]
+        if taken:
+            raise TypeError(f"{cls.__name__}.{taken[0]}: a setting cannot have the name of a method of mappings")
+
+    # --- a mapping of the fields ------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in type(self).model_fields:
+            raise MissingKeyError(self.unknown_name(name))
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]  # pydantic's yields pairs, which no mapping does
+        return iter(type(self).model_fields)
+
+    def __len__(self) -> int:
+        return len(type(self).model_fields)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the fields."""
+        return {name: None for name in self}.keys()
+
+    # --- from elsewhere ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_dict(cls: type[THparams], values: Mapping[str, Any]) -> THparams:
+        """Build from a mapping.
+
+        Raises:
+            ConfigError: as the constructor.
+        """
+        return cls(**values)
+
+    @classmethod
+    def from_config(cls: type[THparams], config: Any) -> THparams:
+        """Build from an OmegaConf mapping, with its interpolations resolved.
+
+        Raises:
+            ConfigError: as the constructor; also for a missing value (`???`) and for interpolations of the environment.
+        """
+        from qsr.hparams.files import resolved
+
+        return cls(**resolved(config, cls.section or cls.__name__))
+
+    @classmethod
+    def from_yaml(cls: type[THparams], path: str | Path, key: str | None = None) -> THparams:
+        """Build from a YAML file, or from what lies under a (dotted) key of it. Nothing in it is executed.
+
+        Raises:
+            MissingKeyError: if the file does not have the key.
+            ConfigError: as `from_config`; also for a file that cannot be read.
+        """
+        from qsr.hparams.files import read_yaml, under
+
+        return cls(**under(read_yaml(path), key, path))
 
     @classmethod
     def known_names(cls) -> list[str]:
@@ -100,7 +171,12 @@ class Hparams(BaseModel):
     @classmethod
     def unknown_name(cls, name: str) -> str:
         """The error line for a name that this section does not have."""
-        return f"{cls.section}.{name}: unknown setting{nearest(name, cls.known_names())}"
+        return f"{cls.label(name)}: unknown setting{nearest(name, cls.known_names())}"
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        """A setting as errors call it."""
+        return f"{cls.section or cls.__name__}.{name}"
 
     def updated(self: THparams, changes: Mapping[str, Any]) -> THparams:
         """A copy with `changes` applied and everything validated again."""
@@ -147,12 +223,12 @@ def _sentence(cls: type[Hparams], name: str, value: Any, problem: Any) -> str:
     if isinstance(raised, ConfigError) and ":" in str(raised):
         return str(raised)  # a check of ours that already names the setting
     if problem["type"] == "missing":
-        return f"{cls.section}.{name}: this setting is required"
+        return f"{cls.label(name)}: this setting is required"
     field = cls.model_fields.get(name.split(".")[0])
     meaning = f" ({field.description})" if field is not None and field.description else ""
     reason = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     reason = reason.format(**problem.get("ctx", {}))
-    where = f"{cls.section}.{name}={value}" if name else cls.section
+    where = f"{cls.label(name)}={value}" if name else cls.section or cls.__name__
     return f"{where}: {reason}{meaning}"
 
 

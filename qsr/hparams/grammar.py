@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qsr.hparams.base import ConfigError
-from qsr.hparams.registry import find_section, hparams_class, sections
+from qsr.hparams.registry import class_for, find_section, hparams_class, sections
 
 Words = list[tuple[str, dict[str, str]]]  # canonical section names with their name=value words, in the order written
 
@@ -47,13 +47,13 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
     innermost: dict[str, Any] | None = None  # the last model written, which may take a subsampler
     for name, words in split_sections(arguments):
         role = find_section(name).role
-        values: dict[str, Any] = hparams_class(name).parse_text(words)
+        values: dict[str, Any] = class_for(name, words).parse_text(words)
         if role == "internal":
             raise ConfigError(f"--{name}: set by the command itself")
         if role == "part":
             _place(tree, name, values, f"--{name}")
-        elif role == "hamiltonian":
-            _place(tree, "hamiltonian", {"type": name, **values}, f"--{name}")
+        elif role in ("hamiltonian", "data"):
+            _place(tree, role, {"type": name, **values}, f"--{name}")
         elif innermost is None:
             innermost = tree["model"] = {"type": name, **values}
         elif "subsampler" in hparams_class(innermost["type"]).model_fields:

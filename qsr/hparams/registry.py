@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qsr.hparams.base import ConfigError, Hparams, nearest
+from qsr.hparams.imports import find_class
 
-Role = Literal["model", "hamiltonian", "part", "internal"]
+Role = Literal["model", "hamiltonian", "data", "part", "internal"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Section:
         role: a model, a problem, a part of every run (`train`, `optimizer`, ...), or internal: set by jobs only.
         title: one line for `qsr train --help`.
         aliases: other spellings that users know.
+        owner: "module:Class" whose subclasses bring `Hparams` classes of their own, found by the section's `module_name`.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Section:
     role: Role
     title: str
     aliases: tuple[str, ...] = ()
+    owner: str = ""
 
 
 _SECTIONS: dict[str, Section] = {}
@@ -73,6 +77,20 @@ def hparams_class(name: str) -> type[Hparams]:
     return loaded
 
 
+def class_for(name: str, values: Mapping[str, Any]) -> type[Hparams]:
+    """The `Hparams` class of a section with these values: of the class that their `module_name` names, if it has an owner.
+
+    Raises:
+        ConfigError: see `qsr.hparams.imports.find_class`.
+    """
+    section = find_section(name)
+    named = values.get("module_name")
+    if not section.owner or named is None:
+        return hparams_class(name)
+    schema: type[Hparams] = find_class(named, resolve(section.owner), f"{section.name}.module_name").hparams_schema
+    return schema
+
+
 def resolve(target: str) -> Any:
     """The object behind a registered "module:Name" string. Never called with text from a file."""
     module, _, attribute = target.partition(":")
@@ -87,10 +105,26 @@ for _section in (
     Section("rydberg", "qsr.hamiltonians.settings:Rydberg", "hamiltonian", "Rydberg atoms with 1/r^6 repulsion"),
     Section("tfim", "qsr.hamiltonians.settings:TFIM", "hamiltonian", "transverse-field Ising model"),
     Section("heisenberg", "qsr.hamiltonians.settings:Heisenberg", "hamiltonian", "antiferromagnetic Heisenberg model"),
-    Section("optimizer", "qsr.training.settings:OptimizerHparams", "part", "any torch optimizer, by name"),
-    Section("scheduler", "qsr.training.settings:SchedulerHparams", "part", "any torch learning-rate scheduler, by name"),
+    Section(
+        "model",
+        "qsr.training.model:ModelHparams",
+        "model",
+        "a model of your own, on data: module_name=package.Class",
+        owner="qsr.training.model:Model",
+    ),
+    Section(
+        "data",
+        "qsr.training.data:DataHparams",
+        "data",
+        "data of your own: module_name=package.Class",
+        owner="qsr.training.data:PyTorchData",
+    ),
+    Section("optimizer", "qsr.training.optimizers:OptimizerHparams", "part", "any torch optimizer, by name"),
+    Section("scheduler", "qsr.training.optimizers:SchedulerHparams", "part", "any torch learning-rate scheduler, by name"),
     Section("gradient_clipping", "qsr.training.settings:GradientClippingHparams", "part", "bound on the norm of the gradient"),
     Section("checkpoint", "qsr.training.settings:CheckpointHparams", "part", "how often a run is saved"),
+    Section("early_stopping", "qsr.training.settings:EarlyStoppingHparams", "part", "when training on data ends early"),
+    Section("logger", "qsr.training.loggers:LoggerHparams", "part", "where metrics go beside history.h5"),
     Section("objective", "qsr.training.settings:ObjectiveHparams", "internal", "what is minimised"),
 ):
     register_section(_section)

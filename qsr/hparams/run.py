@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from qsr.hparams.base import ConfigError, Hparams, nearest
+from qsr.hparams.building import TYPED, as_mapping, build_section, class_of
+from qsr.hparams.on_data import LIFTED, data_sections, other_settings, refuse_other_settings, split_rate
 from qsr.hparams.presets import preset_values
 from qsr.hparams.registry import find_section, hparams_class, sections
 from qsr.hparams.types import dump_typed
 
 SCHEMA_VERSION = 1
 DEFAULT_SITES = 64  # the source's 8x8 array
+STEPS_BETWEEN_CHECKPOINTS = 100  # of a sampler's run
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Resolved settings. Sections are `Hparams` objects; `from_tree` builds and cross-checks them."""
+    """Resolved settings. Sections are `Hparams` objects; `from_tree` builds and cross-checks them.
+
+    A run is either of a sampler on a Hamiltonian or of a model on data (`on_data`): the other's section is None.
+    """
 
     # Typed Any because the classes live in higher layers and are found through the registry.
     train: Any
@@ -29,47 +35,54 @@ class RunSettings:
     gradient_clipping: Any
     checkpoint: Any
     objective: Any
+    data: Any = None
+    early_stopping: Any = None
+    logger: Any = None
+    extra: Any = field(default_factory=dict)  # free keys, of the user's own
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], preset: str | None = None) -> RunSettings:
         """Fill in defaults, apply a preset below what was written, and check the sections against each other.
 
         Args:
-            tree: section -> mapping or `Hparams` object; `model` and `hamiltonian` carry a `type`.
+            tree: section -> mapping or `Hparams` object; `model` and `hamiltonian` carry a `type` (or `module_name`).
             preset: name of a preset (see `qsr.hparams.presets`); it may choose the model, too.
 
         Raises:
             ConfigError: for anything that cannot be run: see `check`.
         """
-        known = [field.name for field in fields(cls)]
+        known = [entry.name for entry in fields(cls)]
         for name in tree:
             if name not in known:
                 raise ConfigError(f"{name}: unknown section{nearest(name, known)}")
-        written = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
+        written = {name: as_mapping(name, value) for name, value in tree.items() if value is not None}
         if preset is not None:
             written.setdefault("model", dict(preset_values(preset).get("model", {})))
         if not written.get("model"):
             flags = ", ".join(f"--{section.name}" for section in sections("model"))
             raise ConfigError(f"no model: give one of {flags}")
+        on_data = getattr(class_of(written["model"], "model"), "on_data", False)
+        if on_data:
+            return cls(**data_sections(written))
         written.setdefault("hamiltonian", {"type": "rydberg"})
         if preset is not None:
             written = _with_preset(written, preset)
-
-        optimizer: Any = hparams_class("optimizer")(**written.get("optimizer", {}))
-        train: Any = hparams_class("train")(**{"lr": optimizer.default_rate, **written.get("train", {})})
-        final = train.stages()[-1].shape
-        problem = dict(written["hamiltonian"])
-        if final is not None and train.L is None and all(problem.get(name) is None for name in ("Lx", "Ly", "positions")):
-            written["hamiltonian"] = {**problem, "Lx": final[0], "Ly": final[1]}
-        hamiltonian = sized_hamiltonian(written["hamiltonian"], train.L)
-        settings = cls(
-            train=train.updated({"L": train.L or hamiltonian.num_sites}),
-            model=_build(written["model"], role="model"),
-            hamiltonian=hamiltonian,
-            **{name: hparams_class(name)(**written.get(name, {})) for name in known[3:]},
-        )
+        settings = cls(**_sampler_sections(written))
         settings.check()
         return settings
+
+    @property
+    def on_data(self) -> bool:
+        """Whether the model is trained on data."""
+        return self.hamiltonian is None
+
+    @property
+    def folder(self) -> str:
+        """Where runs like this one go, below `train.dir`."""
+        suffix = f"-{self.train.sub_directory}" if self.train.sub_directory else ""
+        if self.on_data:
+            return f"{self.model.label_of_runs}{suffix}"
+        return f"{self.hamiltonian.section}/{self.train.L}-B={self.train.B}-K={self.train.K}{suffix}"
 
     def check(self) -> None:
         """Contradictions between sections.
@@ -114,7 +127,7 @@ class RunSettings:
             ConfigError: as `from_tree`; also for a model section, and for free positions with a Hamiltonian on a lattice.
         """
         merged: dict[str, Any] = self.tree()
-        changes = {name: _as_mapping(name, value) for name, value in tree.items() if value is not None}
+        changes = {name: as_mapping(name, value) for name, value in tree.items() if value is not None}
         if "model" in changes:
             raise ConfigError("a model section: the weights fix the model; use 'qsr transfer' to train another architecture")
         shape_given = any(changes.get("hamiltonian", {}).get(name) is not None for name in ("Lx", "Ly", "positions"))
@@ -138,11 +151,45 @@ class RunSettings:
     def tree(self) -> dict[str, Any]:
         """JSON-ready mapping of every setting; `from_tree(settings.tree()) == settings`."""
         tree: dict[str, Any] = {}
-        for field in fields(self):
-            section = getattr(self, field.name)
-            typed = field.name in ("model", "hamiltonian")
-            tree[field.name] = dump_typed(section) if typed else section.model_dump(mode="json")
+        for entry in fields(self):
+            section = getattr(self, entry.name)
+            if entry.name == "extra":
+                tree |= {"extra": section} if section else {}
+            elif section is not None:
+                dumped = dump_typed(section) if entry.name in TYPED else section.model_dump(mode="json")
+                # Settings that mean nothing in this kind of run, and those of a model that stand in sections of their own.
+                left_out = (*other_settings(section, self.on_data), *(LIFTED if entry.name == "model" else ()))
+                tree[entry.name] = {name: value for name, value in dumped.items() if name not in left_out}
         return tree
+
+
+def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a sampler's run on a Hamiltonian."""
+    for name in ("data", "early_stopping"):
+        if name in written:
+            raise ConfigError(f"{name}: is for models on data; {written['model']['type']} is trained on a Hamiltonian")
+    optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
+    train: Any = hparams_class("train")(**{**written.get("train", {}), "lr": optimizer.default_rate if rate is None else rate})
+    final = train.stages()[-1].shape
+    problem = dict(written["hamiltonian"])
+    if final is not None and train.L is None and all(problem.get(name) is None for name in ("Lx", "Ly", "positions")):
+        written["hamiltonian"] = {**problem, "Lx": final[0], "Ly": final[1]}
+    hamiltonian = sized_hamiltonian(written["hamiltonian"], train.L)
+    checkpoint: Any = hparams_class("checkpoint")(**written.get("checkpoint", {}))
+    for section in (train, checkpoint):
+        refuse_other_settings(section, on_data=False)
+    return {
+        "train": train.updated({"L": train.L or hamiltonian.num_sites}),
+        "model": build_section(written["model"], role="model"),
+        "hamiltonian": hamiltonian,
+        "optimizer": optimizer,
+        "scheduler": hparams_class("scheduler")(**written.get("scheduler", {})).settled(samplers=True),  # type: ignore[attr-defined]
+        "gradient_clipping": hparams_class("gradient_clipping")(**written.get("gradient_clipping", {})),
+        "checkpoint": checkpoint.updated({"every_n_steps": checkpoint.every_n_steps or STEPS_BETWEEN_CHECKPOINTS}),
+        "objective": hparams_class("objective")(**written.get("objective", {})),
+        "logger": hparams_class("logger")(**written.get("logger", {})),
+        "extra": written.get("extra", {}),
+    }
 
 
 def _merged(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,35 +208,13 @@ def _merged(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
     return {**stored, **values, **({"kwargs": kwargs} if kwargs else {})}
 
 
-def _as_mapping(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, Hparams):
-        explicit = {field: getattr(value, field) for field in value.model_fields_set}
-        return {"type": value.section, **explicit} if name in ("model", "hamiltonian") else explicit
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{name}: expected a section (a mapping or an Hparams object), found {value!r}")
-    return dict(value)
-
-
-def _build(values: Mapping[str, Any], role: str) -> Any:
-    if "type" not in values:
-        raise ConfigError(
-            f"{role}.type: missing; one of {', '.join(section.name for section in sections() if section.role == role)}"
-        )
-    section = find_section(str(values["type"]))
-    if section.role != role:
-        raise ConfigError(
-            f"{role}.type={values['type']}: not a {role}; one of {', '.join(s.name for s in sections() if s.role == role)}"
-        )
-    return hparams_class(section.name)(**{name: value for name, value in values.items() if name != "type"})
-
-
 def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None = None) -> Any:
     """The problem with its lattice size filled in from L (a square) where Lx and Ly are not given.
 
     Raises:
         ConfigError: if L is not a square, or does not fit a given Lx or Ly.
     """
-    sized = _as_mapping("hamiltonian", values)
+    sized = as_mapping("hamiltonian", values)
     given = [name for name in ("Lx", "Ly") if sized.get(name) is not None]
     if sized.get("positions") is None and len(given) < 2:
         sites = DEFAULT_SITES if num_sites is None and not given else num_sites
@@ -208,7 +233,7 @@ def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None
                     f"train.L={sites}: not a square number; give the lattice with Lx and Ly (for example --rydberg Lx=4 Ly=5)"
                 )
             sized["Lx"] = sized["Ly"] = side
-    return _build(sized, role="hamiltonian")
+    return build_section(sized, role="hamiltonian")
 
 
 def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
@@ -219,7 +244,7 @@ def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
         merged = {**values.get(str(section.get("type")), {}), **section}
         inner = merged.get("subsampler")
         if isinstance(inner, Hparams):
-            inner = _as_mapping("model", inner)
+            inner = as_mapping("model", inner)
         if isinstance(inner, Mapping):
             # An RNN inside has the width of the transformer around it, not that of a free-standing one.
             width = {"Nh": merged["Nh"]} if inner.get("type") == "rnn" and "Nh" in merged else {}

@@ -3,6 +3,9 @@
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
 from qsr.jobs.finetune import finetune as finetune
+from qsr.jobs.fit import DataEvaluation as DataEvaluation
+from qsr.jobs.fit import evaluate_on_data as evaluate_on_data
+from qsr.jobs.fit import fit as fit
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
 from qsr.jobs.plot import plot as plot

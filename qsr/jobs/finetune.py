@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of, refuse_on_data
 from qsr.jobs.train import start
 from qsr.runs import fit_weights, read_run
 
@@ -35,6 +35,7 @@ def finetune(
     """
     path = path_of(run)
     stored = read_run(path)
+    refuse_on_data(stored.settings, "finetune")
     changes = given_sections(
         train=train,
         hamiltonian=hamiltonian,

@@ -17,7 +17,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.device import find_device
-from qsr.jobs.run import Run
+from qsr.jobs.run import Run, refuse_on_data
 from qsr.runs import read_run, replacing, restore_model, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
@@ -107,8 +107,10 @@ def evaluate(
         raise ConfigError(f"BATCH={batch_size}: must be at least 1")
     if isinstance(run, Run):
         settings, model, path = run.settings, run.model, run.path
+        refuse_on_data(settings, "evaluate")
     else:
         stored = read_run(run)
+        refuse_on_data(stored.settings, "evaluate")
         settings, model, path = stored.settings, restore_model(stored, find_device(device, "device")), stored.path
     target = Path(output) if output is not None else path
     if write and target is None:

@@ -33,6 +33,8 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     target = Path(output) if output is not None else stored.path / "plot.png"
     if not target.parent.is_dir() or target.is_dir():
         raise ConfigError(f"{target}: cannot be written; expected a file in an existing directory")
+    if stored.settings.on_data:
+        return _plot_epochs(RunDirectory(stored.path), stored.settings.model.label_of_runs, target)
     lattice = stored.settings.hamiltonian.lattice()
     problem = stored.settings.hamiltonian.build()
     model = restore_model(stored)
@@ -118,3 +120,25 @@ def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> N
     axis.axhline(0, color="0.7", lw=0.8)
     unit = "lattice constants" if lattice.coordinates is None else "units of the positions"
     axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")
+
+
+def _plot_epochs(run: RunDirectory, title: str, target: Path) -> Path:
+    """The metrics of a model on data against epochs, training and validation side by side."""
+    from matplotlib.figure import Figure
+
+    epochs = run.history.read("epochs")
+    names = list(dict.fromkeys(name.partition("_")[2] for name in epochs if "_" in name))
+    if not names:
+        raise ConfigError(f"{run.path}: no epoch is finished yet; nothing to draw")
+    figure = Figure(figsize=(5 * len(names), 3.8), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        for part in ("training", "validation"):
+            if f"{part}_{name}" in epochs:
+                axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], label=part)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.legend()
+    figure.suptitle(f"{title}, {run.path}", fontsize=10)
+    with replacing(target) as temporary:
+        figure.savefig(temporary, dpi=120)
+    return target

@@ -29,6 +29,7 @@ from qsr.training import (
     Trainer,
     update_rule,
 )
+from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.random import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,12 @@ class Run:
     Attributes:
         path: its directory, None for a run without output (`dir=<NONE>`).
         settings: all of them, resolved.
-        model: the trained sampler, in evaluation mode.
+        model: the trained sampler (or model on data), in evaluation mode.
     """
 
     path: Path | None
     settings: RunSettings
-    model: Sampler
+    model: Any
 
 
 def path_of(run: str | Path | Run) -> Path:
@@ -63,6 +64,16 @@ def path_of(run: str | Path | Run) -> Path:
     if path is None:
         raise ConfigError("this run has no directory (train.dir=<NONE>), and one is needed here")
     return path
+
+
+def refuse_on_data(settings: RunSettings, command: str) -> None:
+    """For jobs on samplers.
+
+    Raises:
+        ConfigError: for the run of a model on data.
+    """
+    if settings.on_data:
+        raise ConfigError(f"{command}: this is a run of a model on data ({settings.model.label_of_runs}); a sampler is needed")
 
 
 def given_sections(**sections: Section) -> dict[str, Any]:
@@ -160,6 +171,8 @@ def _run_stage(
         callbacks.insert(0, HistoryWriter(directory.history, here.hamiltonian.energy_unit, num_sites))
     if progress:
         callbacks.append(ProgressBar(num_sites))
+    target = metric_logger(settings.logger, directory, settings.tree())
+    callbacks += [] if target is None else [LoggerCallback(target)]
     callbacks += watching
     rule = update_rule(model, settings, stage)
     trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage)

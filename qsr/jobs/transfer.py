@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, run_training
+from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, refuse_on_data, run_training
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.training import TeacherLikelihood, check_natural_gradient, update_rule
@@ -36,6 +36,7 @@ def transfer(
         ConfigError, RunFailed, Interrupted: as `train`.
     """
     stored = read_run(path_of(run))
+    refuse_on_data(stored.settings, "transfer")
     given = given_sections(
         model=model,
         train=train,

@@ -2,6 +2,7 @@
 
 from qsr.runs.directory import Checkpoint as Checkpoint
 from qsr.runs.directory import RunDirectory as RunDirectory
+from qsr.runs.directory import save_weights as save_weights
 from qsr.runs.files import replacing as replacing
 from qsr.runs.files import replacing_directory as replacing_directory
 from qsr.runs.files import write_atomically as write_atomically

@@ -69,7 +69,8 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, settings: RunSettings) -> RunDirectory | None:
-        """A new directory `{dir}/{hamiltonian}/{L}-B={B}-K={K}{-sub_directory}/{number}` with the first free number.
+        """A new directory `{dir}/{hamiltonian}/{L}-B={B}-K={K}{-sub_directory}/{number}` with the first free number; of a model
+        on data `{dir}/{model}{-sub_directory}/{number}`.
 
         Any number of processes may claim at once, each gets its own. None if `train.dir` says that there is no output.
 
@@ -79,8 +80,7 @@ class RunDirectory:
         train = settings.train
         if not train.writes:
             return None
-        suffix = f"-{train.sub_directory}" if train.sub_directory else ""
-        parent = Path(train.dir) / settings.hamiltonian.section / f"{train.L}-B={train.B}-K={train.K}{suffix}"
+        parent = Path(train.dir) / settings.folder
         try:
             parent.mkdir(parents=True, exist_ok=True)
             number = 0
@@ -156,9 +156,14 @@ class RunDirectory:
 
     # --- weights and checkpoints ------------------------------------------------------------------------------------
 
+    @property
+    def weights_file(self) -> Path:
+        """weights.safetensors."""
+        return self.path / WEIGHTS_FILE
+
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Write weights.safetensors."""
-        write_atomically(self.path / WEIGHTS_FILE, _weights_bytes(weights))
+        save_weights(self.weights_file, weights)
 
     def read_weights(self) -> dict[str, Tensor]:
         """The tensors of weights.safetensors, on the CPU.
@@ -235,6 +240,11 @@ class RunDirectory:
         return handler
 
 
+def save_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; a reader sees the old one or the new one."""
+    write_atomically(file, _weights_bytes(weights))
+
+
 def read_tree(file: Path) -> dict[str, Any]:
     """The mapping in a JSON file.
 
@@ -258,7 +268,9 @@ def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
     Raises:
         ConfigError: naming the file, if keys are missing or values cannot be used.
     """
-    missing = [name for name in ("schema_version", "train", "model", "hamiltonian") if name not in tree]
+    missing = [name for name in ("schema_version", "train", "model") if name not in tree]
+    if not missing and "hamiltonian" not in tree and tree.get("objective", {}).get("name") != "supervised":
+        missing = ["hamiltonian"]
     if missing:
         raise ConfigError(f"{file}: missing {', '.join(missing)}")
     version = tree["schema_version"]

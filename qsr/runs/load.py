@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.imports import imports_allowed
 from qsr.runs.directory import CHECKPOINTS, SETTINGS_FILE, WEIGHTS_FILE, RunDirectory, read_tree, settings_of
 from qsr.runs.nnqsr import convert_settings, convert_weights, has_original_names, is_nnqsr
 from qsr.runs.torchscript import read_archive
@@ -58,13 +59,17 @@ def read_run(path: str | Path) -> StoredRun:
     return StoredRun(settings, _read_weights(directory), directory)
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Any:
-    """The trained model of a run, in evaluation mode: `sample`, `log_prob`, `flip_log_prob`.
+def load_model(path: str | Path, device: str | torch.device = "cpu", allow_import: Sequence[str] = ()) -> Any:
+    """The trained model of a run, in evaluation mode: `sample`, `log_prob`, `flip_log_prob`; for a run on data the `Model`.
+
+    Args:
+        allow_import: modules from which the run may take a model class of the user's own.
 
     Raises:
-        ConfigError: as `read_run`, and if the weights do not fit the settings.
+        ConfigError: as `read_run`, if the weights do not fit the settings, and for a class in a module that is not allowed.
     """
-    return restore_model(read_run(path), device)
+    with imports_allowed(allow_import):
+        return restore_model(read_run(path), device)
 
 
 def restore_model(stored: StoredRun, device: str | torch.device = "cpu") -> Any:
@@ -75,7 +80,7 @@ def restore_model(stored: StoredRun, device: str | torch.device = "cpu") -> Any:
     """
     settings = stored.settings
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away: leave the user's generator alone
-        model = settings.model.build(settings.hamiltonian.lattice())
+        model = settings.model.build() if settings.on_data else settings.model.build(settings.hamiltonian.lattice())
     model.to(getattr(torch, settings.train.number_format))
     # A run that was interrupted on a smaller lattice of its curriculum.
     weights = model.resized_weights(stored.weights) if settings.train.curriculum else stored.weights

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qsr.hparams.base import ConfigError
 from qsr.lattice import Lattice
-from qsr.samplers.flips import STRETCHES, BasePass, FlipGroup, Rows, Window, flip_groups, pick, replace_by_reading
+from qsr.samplers.flips import STRETCHES, BasePass, FlipGroup, Window, flip_groups, pick, replace_by_reading
 from qsr.samplers.generators import default_generator
 from qsr.samplers.heap import make_room
 
 DEFAULT_MEMORY_BYTES = 1024 * 2**20  # for intermediate results; the default of train.memory_MiB
-
-TState = TypeVar("TState", bound="State")
-
-
-class State(Protocol):
-    """What a sampler remembers of the tokens that it has read. `extend` uses it up; `branch` leaves it intact."""
-
-    length: int  # number of tokens read
-
-    def branch(self: TState, length: int, copies: int, rows: Rows = slice(None)) -> TState:
-        """The selected rows, rewound to their first `length` tokens, each `copies` times (copies of a row adjacent).
-
-        Memory of the common prefix is shared, not copied.
-        """
 
 
 @contextmanager
@@ -168,6 +154,8 @@ class AutoregressiveSampler(Sampler):
     `prefill` and `extend`; sampling, `log_prob` and flips are written here once on those two.
     """
 
+    replaces_together = False  # whether `replace_each` of all tokens by all distances is the fastest way to single flips
+    replaces_pairs = False  # whether flips of single tokens, each in a row of its own, have a way of their own
     token_sites: Tensor  # (n, p)
     _digits: Tensor  # (p,) local_dim^i
 
@@ -213,6 +201,14 @@ class AutoregressiveSampler(Sampler):
                 conditionals[:, index, :, : len(inside)] = found
         return conditionals
 
+    def replace_pairs(self, state: Any, begin: int, rows: Tensor, starts: Tensor, values: Tensor) -> Tensor:
+        """Log-conditionals (R, w, V) of the w tokens after `begin`: token starts[r] >= begin of row rows[r] becomes values[r].
+
+        Defined where `replaces_pairs` is true. Conditionals up to the replaced token are undefined; the last token is never
+        replaced, since nothing reads it.
+        """
+        raise TypeError(f"{type(self).__name__} does not define replace_pairs")
+
     def windows(self) -> list[Window]:
         """Windows worth trying for sampled flips (`qsr.estimators.sampled_flips`): none, and as far as neighbours reach."""
         near = [offset for offset in self.neighbour_offsets(1.5) if 2 * offset <= self.num_tokens]
@@ -223,10 +219,6 @@ class AutoregressiveSampler(Sampler):
     def replaced_tokens(self, offsets: Window) -> int:
         """Number of token-forwards that `replace` takes for these offsets."""
         return offsets[-1] if offsets else 0
-
-    def extend_cost(self) -> float:
-        """Work of a token that `extend` reads, in units of one that `replace` computes."""
-        return 1.0
 
     def neighbour_offsets(self, distance: float) -> Window:
         """How far later in the sequence tokens come that have a site within `distance` (lattice constants) of a token's own."""
@@ -246,12 +238,16 @@ class AutoregressiveSampler(Sampler):
         """While `replace_each` computes the conditionals of one flip in a window."""
         return self.row_bytes(window[-1], alone=True)
 
+    def pair_bytes(self, length: int) -> int:
+        """While one flip, in a row of its own, is evaluated in full, with `length` tokens from its stretch on."""
+        return self.row_bytes(length) + self.prefix_bytes(self.num_tokens - length)
+
     def prefix_bytes(self, length: int) -> int:
         """Of the state after `length` tokens, where a row has it for itself."""
         raise TypeError(f"{type(self).__name__} does not define prefix_bytes")
 
     def state_bytes(self, shortcut: bool = False) -> int:
-        """Of what a base pass leaves; with `shortcut` also what `replace` adds to it."""
+        """Of what a base pass leaves; with `shortcut` also what `replace` of one token adds to it."""
         raise TypeError(f"{type(self).__name__} does not define state_bytes")
 
     def pass_bytes(self) -> int:
@@ -381,12 +377,13 @@ class AutoregressiveSampler(Sampler):
             window: as for `BasePass.changes`.
             pairs: flips per configuration that are computed one by one afterwards.
         """
-        shortcut = window != () and any(group.alone for group in groups)
+        # `replace_each`, in its own way where `replaces_pairs` is true, does without.
+        shortcut = window != () and any(group.alone for group in groups) and not (window and self.replaces_pairs)
         state = self.state_bytes(shortcut)
         work = [len(group.index) * group.bytes(self, window) for group in groups]
         # Pairs are computed a stretch of the sequence at a time, and may crowd in one.
         together = -(-2 * pairs // STRETCHES)
-        work += [together * (self.row_bytes(self.num_tokens) + self.prefix_bytes(self.num_tokens))]
+        work += [together * max(self.pair_bytes(self.num_tokens), self.pair_bytes(1))]
         chunk = max(1, memory_bytes // max(self.pass_bytes(), state + max(work)))
         tokens = self.encode(configs)
         for first in range(0, len(configs), chunk):

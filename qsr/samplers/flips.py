@@ -8,7 +8,7 @@ A window restricts them to a few later tokens, where most of the change is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,8 +21,22 @@ if TYPE_CHECKING:
 Rows = slice | Tensor  # a choice of rows of a batch
 Window = tuple[int, ...]  # increasing distances >= 1 from the changed token
 
+TState = TypeVar("TState", bound="State")
+
 ROWS = 2**16  # of a chunk of windows: fewer waste time on calls, more fall out of the cache
 STRETCHES = 8  # pairs are grouped by their first changed token into that many stretches: an eighth more tokens than need be
+
+
+class State(Protocol):
+    """What a sampler remembers of the tokens that it has read. `extend` uses it up; `branch` leaves it intact."""
+
+    length: int  # number of tokens read
+
+    def branch(self: TState, length: int, copies: int, rows: Rows = slice(None)) -> TState:
+        """The selected rows, rewound to their first `length` tokens, each `copies` times (copies of a row adjacent).
+
+        Memory of the common prefix is shared, not copied.
+        """
 
 
 @dataclass(frozen=True)
@@ -102,14 +116,20 @@ class BasePass:
     def changes(self, groups: list[FlipGroup], num_flips: int, window: Window | None) -> Tensor:
         """(B, num_flips) change of log p by the flips of all groups; with a window, of the conditionals in it only."""
         result = self.base.new_zeros(len(self.tokens), num_flips)
-        if window and single_tokens(groups, self.sampler.num_tokens):
+        if window is None and self.sampler.replaces_together:
+            together: Window = tuple(range(1, self.sampler.num_tokens))
+        else:
+            together = window or ()
+        if together and single_tokens(groups, self.sampler.num_tokens):
             index = torch.stack([group.index for group in groups])  # (n, m)
             xor = torch.stack([group.tokens[:, group.start] for group in groups])  # (n, m)
             flips = len(self.tokens) * xor.shape[1]
-            chunk = max(1, min(self.spare_bytes // (self.sampler.window_bytes(window) * flips), ROWS // (flips * len(window))))
+            chunk = max(
+                1, min(self.spare_bytes // (self.sampler.window_bytes(together) * flips), ROWS // (flips * len(together)))
+            )
             for first in range(0, len(groups), chunk):
                 part = slice(first, first + chunk)
-                result[:, index[part].flatten()] = self._each_change(first, xor[part], window).flatten(1)
+                result[:, index[part].flatten()] = self._each_change(first, xor[part], together).flatten(1)
             return result
         for group in groups:
             result[:, group.index] = self.change(group, window)
@@ -162,12 +182,14 @@ class BasePass:
         n = self.sampler.num_tokens
         start = first_changed(xor)
         result = torch.zeros(len(rows), dtype=self.base.dtype, device=rows.device)
+        shortcut = self.sampler.replaces_pairs and not bool(((xor != 0).sum(dim=1) > 1).any())
+        change = self._token_change if shortcut else self._pair_change
         stretch = -(-n // STRETCHES)
         for begin in range(0, n, stretch):
             chosen = torch.nonzero((start >= begin) & (start < begin + stretch)).squeeze(1)
-            chunk = max(1, self.spare_bytes // (self.sampler.row_bytes(n - begin) + self.sampler.prefix_bytes(begin)))
+            chunk = max(1, self.spare_bytes // self.sampler.pair_bytes(n - begin))
             for part in chosen.split(chunk) if len(chosen) else ():
-                result[part] = self._pair_change(begin, rows[part], xor[part], start[part])
+                result[part] = change(begin, rows[part], xor[part], start[part])
         return result
 
     def _pair_change(self, begin: int, rows: Tensor, xor: Tensor, start: Tensor) -> Tensor:
@@ -180,6 +202,20 @@ class BasePass:
         # What comes before the flip is unchanged but for rounding.
         unchanged = torch.arange(begin, self.sampler.num_tokens, device=rows.device) < start[:, None]
         return change.masked_fill(unchanged, 0).sum(dim=1)
+
+    def _token_change(self, begin: int, rows: Tensor, xor: Tensor, start: Tensor) -> Tensor:
+        """As `_pair_change`, where each flip changes one token only."""
+        n = self.sampler.num_tokens
+        values = self.tokens[rows, start] ^ xor.gather(1, start[:, None]).squeeze(1)
+        change = self.conditional[rows, start].gather(1, values[:, None]).squeeze(1) - self.base[rows, start]
+        inner = torch.nonzero(start < n - 1).squeeze(1)  # nothing comes after the last token
+        if len(inner):
+            rows, start = rows[inner], start[inner]
+            suffix = self.sampler.replace_pairs(self.state, begin, rows, start, values[inner])
+            difference = pick(suffix, self.tokens[rows, begin + 1 :]) - self.base[rows, begin + 1 :]
+            unchanged = torch.arange(begin + 1, n, device=rows.device) <= start[:, None]
+            change[inner] += difference.masked_fill_(unchanged, 0).sum(dim=1)
+        return change
 
 
 def replace_by_reading(

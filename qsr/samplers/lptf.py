@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qsr.lattice import Lattice
-from qsr.samplers.base import AutoregressiveSampler, Rows
+from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.flips import Rows
 from qsr.samplers.settings import LPTF
 from qsr.samplers.transformer import CausalTransformer, TransformerState
 

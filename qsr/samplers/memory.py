@@ -31,11 +31,11 @@ class TransformerMemory:
         """What a pass over all positions without gradients leaves for the flips.
 
         Queries, keys and values as they were projected (3H), the last two once more in the cache, and the first layer's
-        inputs; with the shortcut for replaced tokens also the first layer's attention weights.
+        inputs and what it reads, which replaced tokens need; with the shortcut for many positions also its attention weights.
         """
         n, width = self.positions, self.width
-        first_layer = n * (self.heads * (n + 3) + 6 * width) if shortcut else 0
-        return n * (5 * width * self.layers + width) + first_layer
+        first_layer = n * (self.heads * (n + 2) + 2 * width) if shortcut else 0
+        return n * (5 * width * self.layers + 3 * width + self.heads) + first_layer
 
     def passing(self) -> int:
         """Peak of such a pass beyond what it leaves: the feed-forward part of the last layer."""

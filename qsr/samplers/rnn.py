@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qsr.lattice import Lattice
-from qsr.samplers.base import AutoregressiveSampler, Rows
+from qsr.samplers.base import AutoregressiveSampler
+from qsr.samplers.flips import Rows, Window
 
 CELLS = {"GRU": nn.GRU, "ELMAN": nn.RNN}
 
@@ -37,6 +38,8 @@ class PatchedRNN(AutoregressiveSampler):
     The context of a conditioned RNN, (B, H), is its initial hidden state.
     """
 
+    replaces_together = True
+
     def __init__(self, lattice: Lattice, patch: str, width: int, cell: str = "GRU", local_dim: int = 2) -> None:
         super().__init__(lattice, torch.from_numpy(lattice.patches(patch)), local_dim)
         self.width = width
@@ -50,14 +53,57 @@ class PatchedRNN(AutoregressiveSampler):
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), RecurrentState(hidden, tokens.shape[1])
 
     def extend(self, state: RecurrentState, tokens: Tensor) -> tuple[Tensor, RecurrentState]:
-        hidden, _ = self.rnn(self.token_values(tokens).to(self.dtype), state.hidden[None, :, -1].contiguous())
+        if tokens.shape[1] == 1 and not torch.is_grad_enabled():
+            hidden = self._step(self._inputs(tokens), state.hidden[:, -1:])
+        else:
+            hidden, _ = self.rnn(self.token_values(tokens).to(self.dtype), state.hidden[None, :, -1].contiguous())
         length = state.length + tokens.shape[1]
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), RecurrentState(hidden, length)
+
+    def replace_each(self, state: RecurrentState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        # All starts advance together, one distance at a time: few large products instead of many small ones, and what
+        # enters the gates from the unchanged tokens is computed once. Starts that have come to the end drop out.
+        batch, count, copies = values.shape
+        inputs = self._inputs(tokens[:, start:]).transpose(0, 1)[:, :, None]  # (n - start, B, 1, gates*H)
+        hidden = state.hidden[:, start : start + count].transpose(0, 1)[:, :, None]
+        hidden = hidden.expand(-1, -1, copies, -1)  # (s, B, m, H)
+        found = values.new_empty((count, batch, copies, len(offsets), self.num_values), dtype=self.dtype)
+        for distance in range(1, offsets[-1] + 1):
+            active = min(count, self.num_tokens - start - distance)
+            if active <= 0:
+                break
+            entering = self._inputs(values[:, :active]).transpose(0, 1) if distance == 1 else inputs[distance - 1 :][:active]
+            hidden = self._step(entering, hidden[:active])
+            if distance in offsets:
+                conditional = self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
+                found[:active, :, :, offsets.index(distance)] = conditional
+        return found.transpose(0, 1)
+
+    def _inputs(self, tokens: Tensor) -> Tensor:
+        """What tokens (...) bring into the gates: (..., gates*H)."""
+        values = self.token_values(tokens).to(self.dtype)
+        return nn.functional.linear(values, self.rnn.weight_ih_l0, self.rnn.bias_ih_l0)
+
+    def _step(self, inputs: Tensor, hidden: Tensor) -> Tensor:
+        """One step of the cell for hidden states (..., H), without gradients; `inputs` may have ones among its dimensions."""
+        gates = nn.functional.linear(hidden, self.rnn.weight_hh_l0, self.rnn.bias_hh_l0)
+        if isinstance(self.rnn, nn.RNN):
+            return gates.add_(inputs).tanh_()
+        # The order of torch.nn.GRU: reset, update, new.
+        both = 2 * self.width
+        reset, update = gates[..., :both].add_(inputs[..., :both]).sigmoid_().split(self.width, dim=-1)
+        new = gates[..., both:].mul_(reset).add_(inputs[..., both:]).tanh_()
+        return torch.lerp(new, hidden.to(new.dtype), update)
 
     def row_bytes(self, length: int, alone: bool = False) -> int:
         # The gates of all positions at once, then the hidden states one by one and joined; or two layers and the table.
         recurrence = (self._gates + 3) * self.width
         return self._bytes(length * max(recurrence, 3 * self.width + 3 * self.num_values))
+
+    def window_bytes(self, window: Window) -> int:
+        # A step: hidden states before and after it, the gates, two layers of the head and the table; and all results.
+        step = (self._gates + 4) * self.width + 3 * self.num_values
+        return self._bytes(step + len(window) * (self.num_values + 6))
 
     def prefix_bytes(self, length: int) -> int:
         return self._bytes(2 * self.width)

@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
+from qsr.samplers.embedding import PatchTokens, Positions, resize_positions
 from qsr.samplers.flips import Rows, Window
 from qsr.samplers.memory import TransformerMemory
 from qsr.samplers.replacement import FirstLayerAttention
 from qsr.samplers.settings import TransformerHparams
+
+WIDE_NUMBERS = 2**19  # of a feed-forward layer at once, without gradients
 
 
 @dataclass
@@ -127,9 +130,15 @@ class TransformerLayer(nn.Module):
         return self.qkv(x).view(rows, w, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
 
     def _feedforward(self, x: Tensor) -> Tensor:
-        wide = self.linear1(x)
         # Not in place where gradients are taken: per-sample gradients look at what came out of linear1.
-        return self.linear2(self.dropout(wide.relu() if torch.is_grad_enabled() else wide.relu_()))
+        if torch.is_grad_enabled():
+            return self.linear2(self.dropout(self.linear1(x).relu()))
+        if x.device.type != "cpu":
+            return self.linear2(self.dropout(self.linear1(x).relu_()))
+        # A stretch of rows whose wide layer stays in the cache: half as fast again for a width of 2048.
+        rows = x.flatten(0, -2)
+        stretches = rows.split(max(1, WIDE_NUMBERS // self.linear1.out_features))
+        return torch.cat([self.linear2(self.dropout(self.linear1(part).relu_())) for part in stretches]).view_as(x)
 
     def _attention(self, x: Tensor, cache: LayerCache, capacity: int) -> Tensor:
         rows, w, width = x.shape
@@ -286,6 +295,26 @@ class CausalTransformer(nn.Module):
         rows = inputs.flatten(0, 2), mixed.flatten(0, 2)
         return self.norm(first.rest(*rows)).view(batch, s, m, len(offsets), -1)
 
+    def replace_pairs(self, state: TransformerState, values: Tensor, begin: int, rows: Tensor, starts: Tensor) -> Tensor:
+        """Hidden vectors (R, w, H) of the w positions after `begin`, in R sequences with one replaced patch each.
+
+        Patch starts[r] >= begin of row rows[r] becomes values[r] (p); nothing reads the last patch, which cannot be replaced.
+        Positions up to the replaced patch are undefined. One layer only.
+        """
+        positions = starts + 1
+        x = self.positions.at(self.tokens(values[:, None]), positions)
+        if state.shift is not None:
+            x = x + state.shift[rows, positions][:, None]
+        first: Any = self.layers[0]
+        new = first.project(first.attended(x)).squeeze(3)  # (3, R, heads, d)
+        with without_autocast(x):
+            query, keys, made = new.to(x.dtype).unbind()
+            mixed = state.attention().replaced_pairs(begin + 1, rows, positions, query, keys, made)
+        assert state.inputs is not None
+        inputs = state.inputs[rows, begin + 1 :]
+        inputs[torch.arange(len(rows), device=rows.device), starts - begin] = x.squeeze(1)
+        return self.norm(first.rest(inputs, mixed))
+
     def _advance(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
         first = state.length + 1
         end = first + tokens.shape[1]
@@ -317,75 +346,3 @@ class CausalTransformer(nn.Module):
     def memory(self) -> TransformerMemory:
         """What a row takes."""
         return TransformerMemory(self.width, self.heads, self.feedforward, len(self.layers), self.num_patches)
-
-
-class PatchTokens(nn.Module):
-    """(B, t, p) site states to (B, t, H) tokens: a table over the local_dim^p patches, or tanh(Linear)."""
-
-    digits: Tensor
-
-    def __init__(self, kind: str, sites_per_patch: int, width: int, local_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("digits", local_dim ** torch.arange(sites_per_patch), persistent=False)
-        self.linear = nn.Linear(sites_per_patch, width) if kind == "linear" else None
-        self.embedding = nn.Embedding(local_dim**sites_per_patch + 1, width) if kind == "embedding" else None
-
-    def forward(self, values: Tensor) -> Tensor:
-        if self.linear is not None:
-            return self.linear(values.to(self.linear.weight.dtype)).tanh()
-        assert self.embedding is not None
-        return self.embedding((values.long() * self.digits).sum(dim=-1))
-
-    def start(self, batch: int) -> Tensor:
-        """(B, 1, H) the token before the first patch: zeros through tanh(Linear), or its own row of the table."""
-        # Through the layers, not by a look at their weights: per-sample gradients are collected there.
-        if self.linear is not None:
-            return self.linear(self.linear.weight.new_zeros(batch, 1, self.linear.in_features)).tanh()
-        assert self.embedding is not None
-        last = self.embedding.num_embeddings - 1
-        return self.embedding(torch.full((batch, 1), last, device=self.embedding.weight.device))
-
-
-class Positions(nn.Module):
-    """Adds the encoding (n, H) of the patches' places on their grid."""
-
-    fixed: Tensor
-
-    def __init__(self, kind: str, grid: tuple[int, ...], width: int) -> None:
-        super().__init__()
-        self.learned = nn.Parameter(0.02 * torch.randn(*grid, width)) if kind == "learned" else None
-        if self.learned is None:
-            self.register_buffer("fixed", sinusoidal_encoding(grid, width), persistent=False)
-
-    def forward(self, tokens: Tensor, first: int) -> Tensor:
-        """Tokens (R, w, H) of the positions `first`, `first` + 1, ... with their encoding added."""
-        encoding = self.fixed if self.learned is None else self.learned.flatten(0, -2)
-        return tokens + encoding[first : first + tokens.shape[1]]
-
-
-def sinusoidal_encoding(grid: tuple[int, ...], width: int) -> Tensor:
-    """(n, H) constant encoding of NN-QSR: the first 3H/4 entries hold sines and cosines, the rest is zero.
-
-    In 2-D entries i..i+3 (i = 0, 4, ...) are sin(x/f_i), cos(x/f_{i+1}), sin(y/f_i), cos(y/f_{i+1}), and in 1-D entries
-    i, i+1 (i = 0, 2, ...) are sin(t/f_i), cos(t/f_{i+1}), with f_i = 10000^(2i/m), m = 3H//4.
-    """
-    m = 3 * width // 4
-    places = torch.cartesian_prod(*(torch.arange(size) for size in grid)).view(-1, len(grid)).double()
-    encoding = torch.zeros(len(places), width, dtype=torch.float64)
-    block = 2 * len(grid)
-    for i in range(0, m, block):
-        for axis in range(len(grid)):
-            for offset, wave in enumerate((torch.sin, torch.cos)):
-                column = i + 2 * axis + offset
-                if column < width:
-                    encoding[:, column] = wave(places[:, axis] / 10000 ** (2 * (i + offset) / m))
-    return encoding.to(torch.get_default_dtype())
-
-
-def resize_positions(weights: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Learned positions (*old grid, H) on a new grid (*grid, H), edges on edges (arXiv 2010.11929, section 3.2)."""
-    if tuple(weights.shape[:-1]) == grid:
-        return weights
-    mode = "bilinear" if len(grid) == 2 else "linear"
-    channels_first = weights.movedim(-1, 0)[None]
-    return interpolate(channels_first, size=grid, mode=mode, align_corners=True)[0].movedim(0, -1).contiguous()

@@ -18,16 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 class HistoryWriter(Callback):
-    """A row of the run's history for every step; cut back to the checkpoint when the run goes back to one.
+    """A row of the run's history for every step, and for every epoch of data; cut back when the run goes back to a checkpoint.
+
+    Columns have the names of the metrics with '/' written '_'.
 
     Args:
         energy_unit: what energies are in units of ("Omega").
-        num_sites: N, which is not the same in all stages of a curriculum; a column of its own.
+        num_sites: N, which is not the same in all stages of a curriculum; a column of its own. None for models on data.
     """
 
-    def __init__(self, history: History, energy_unit: str, num_sites: int) -> None:
+    def __init__(self, history: History, energy_unit: str = "", num_sites: int | None = None) -> None:
         self.history = history
-        self.num_sites = num_sites
+        self.sites = {} if num_sites is None else {"sites": num_sites}
         history.units.update(dict.fromkeys(("energy", "energy_error"), energy_unit), variance=f"{energy_unit}^2")
         history.units.update(kl="nat", kl_variance="nat^2", seconds="s")
         self._clock = time.perf_counter()
@@ -37,8 +39,11 @@ class HistoryWriter(Callback):
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
         now = time.perf_counter()
-        self.history.append("steps", {"step": trainer.step, "sites": self.num_sites, **metrics, "seconds": now - self._clock})
+        self.history.append("steps", {"step": trainer.step, **self.sites, **columns(metrics), "seconds": now - self._clock})
         self._clock = now
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.history.append("epochs", {"epoch": trainer.epoch, "step": trainer.step, **columns(metrics)})
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.history.flush()
@@ -50,19 +55,40 @@ class HistoryWriter(Callback):
         self.history.truncate(state)
 
 
-def describe(metrics: Metrics, num_sites: int, samples: int) -> str:
-    """One line of progress: the energy per site with its error and variance, or the divergence from a teacher."""
-    if "energy" in metrics:
+class EpochMetrics(Callback):
+    """Keeps the metrics of the last epoch.
+
+    Attributes:
+        last: by name.
+    """
+
+    def __init__(self) -> None:
+        self.last: Metrics = {}
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.last = dict(metrics)
+
+
+def columns(metrics: Metrics) -> Metrics:
+    """Metrics by the names of their columns."""
+    return {name.replace("/", "_"): value for name, value in metrics.items()}
+
+
+def describe(metrics: Metrics, num_sites: int | None, samples: int) -> str:
+    """One line of progress: the energy per site with its error and variance, the divergence from a teacher, or losses."""
+    if "energy" in metrics and num_sites is not None:
         energy = Estimate(metrics["energy"] / num_sites, metrics["energy_error"] / num_sites)
         flips = f" flips={metrics['flips']}+window {metrics['window']}" if metrics.get("flips") else ""
         return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}{flips}"
-    return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
+    if "kl" in metrics:
+        return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
+    return " ".join(f"{name}={value:.5g}" for name, value in metrics.items() if "/" in name)
 
 
 class ProgressBar(Callback):
-    """A bar on the terminal with energy, error, variance and the time left."""
+    """A bar on the terminal with energy, error, variance (or losses) and the time left."""
 
-    def __init__(self, num_sites: int) -> None:
+    def __init__(self, num_sites: int | None = None) -> None:
         self.num_sites = num_sites
         self.bar: Any = None
 
@@ -85,12 +111,17 @@ class ProgressBar(Callback):
 
 
 class ProgressLog(Callback):
-    """A log line about twenty times a run, for output.txt and for terminals without a bar."""
+    """A log line about twenty times a run, for output.txt and for terminals without a bar; models on data: one per epoch."""
 
-    def __init__(self, num_sites: int) -> None:
+    def __init__(self, num_sites: int | None = None) -> None:
         self.num_sites = num_sites
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        if trainer.step % max(1, trainer.steps // 20) == 0:
+        if self.num_sites is not None and trainer.step % max(1, trainer.steps // 20) == 0:
             line = describe(metrics, self.num_sites, trainer.settings.train.B)
             logger.info("step %d/%d  %s", trainer.step, trainer.steps, line)
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        epochs = trainer.settings.train.max_epochs
+        if trainer.epoch % max(1, epochs // 100) == 0 or trainer.epoch == epochs:
+            logger.info("epoch %d/%d  %s", trainer.epoch, epochs, describe(metrics, None, 0))

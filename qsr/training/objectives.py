@@ -23,7 +23,7 @@ from qsr.training.schedule import Stage
 from qsr.training.settings import TrainHparams
 
 CHOOSE_EVERY = 100  # steps between choices of flips
-PILOT_SAMPLES = 64  # whose exact flips a choice is made from: a few thousandths of the work of 100 steps
+PILOT_SAMPLES = 128  # whose exact flips a choice is made from: a few hundredths of the work of 100 steps
 
 
 def endless_steps(seed: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:

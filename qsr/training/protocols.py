@@ -65,11 +65,22 @@ class ResidualObjective(Objective, Protocol):
         """
 
 
+@runtime_checkable
+class EpochObjective(Objective, Protocol):
+    """An objective with a finite number of data, and so with epochs."""
+
+    def end_epoch(self, model: Any, epoch: int) -> Metrics:
+        """Metrics of the epoch that has ended (the `epoch`-th), and of an evaluation on data held back."""
+
+
 class UpdateRule(Protocol):
     """Owns the step: a torch optimizer with its scheduler and clipping, a natural gradient, a closed-form sweep."""
 
     def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
         """Change the model's weights by one step."""
+
+    def end_epoch(self, metrics: Metrics) -> None:
+        """What changes between epochs of data, with the metrics of the one that has ended."""
 
     def slow_down(self) -> None:
         """Halve the rate of all steps to come (after a step that was not finite)."""

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import ConfigError, RunSettings, nearest
+from qsr.training.optimizers import OptimizerHparams, SchedulerHparams
+from qsr.training.protocols import Metrics
 from qsr.training.schedule import Stage
 
 
@@ -19,20 +21,20 @@ class ScheduledStep:
         optimizer: applies the gradients (or any other direction) that lie in the parameters' `.grad`.
         settings: `scheduler`, and the rate in `train`.
         stage: the steps that the schedule runs over if it is the final one; before that the rate is constant.
+        scheduler: one that is there already, instead of that of the settings.
 
     Raises:
         ConfigError: for arguments that torch's scheduler refuses.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, settings: RunSettings, stage: Stage) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, settings: RunSettings, stage: Stage, scheduler: Any = None) -> None:
         self.rate_factor = 1.0
         self.optimizer = optimizer
-        self.scheduler = None
-        if settings.scheduler.name != "none" and stage.final:
-            try:
-                self.scheduler = _scheduler(optimizer, settings, stage.steps)
-            except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
-                raise ConfigError(f"scheduler.name={settings.scheduler.name}: {error}") from None
+        self.settings = settings.scheduler
+        self.scheduler = scheduler
+        if scheduler is None and self.settings.name != "none" and stage.final:
+            steps = stage.steps if self.settings.interval == "step" else settings.train.max_epochs
+            self.scheduler = named_scheduler(optimizer, self.settings, steps, settings.train.lr)
 
     @property
     def rate(self) -> float:
@@ -48,9 +50,26 @@ class ScheduledStep:
         self.optimizer.step()
         for group, scheduled in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = scheduled  # schedulers compute the next rate from this one
-        if self.scheduler is not None:
+        if self.scheduler is not None and self.settings.interval == "step":
             self.scheduler.step()
         return used
+
+    def end_epoch(self, metrics: Metrics) -> None:
+        """Move a scheduler on that is stepped by epochs; one that looks at a metric waits for it.
+
+        Raises:
+            ConfigError: if there are metrics of a validation, and the one to look at is not among them.
+        """
+        if self.scheduler is None or self.settings.interval != "epoch":
+            return
+        if not isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step()
+        elif self.settings.monitor in metrics:
+            self.scheduler.step(metrics[self.settings.monitor])
+        elif any(name.startswith("validation/") for name in metrics):
+            raise ConfigError(
+                f"scheduler.monitor={self.settings.monitor}: no such metric{nearest(self.settings.monitor, metrics)}"
+            )
 
     def slow_down(self) -> None:
         self.rate_factor /= 2
@@ -72,13 +91,38 @@ class ScheduledStep:
         self.rate_factor = state["rate_factor"]
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, settings: RunSettings, steps: int) -> Any:
-    """The scheduler, with its number of steps and peak rate filled in where its arguments ask for them."""
-    kind = getattr(torch.optim.lr_scheduler, settings.scheduler.name)
-    steps = max(steps, 1)
-    lengths = {"total_steps": steps, "T_max": steps, "max_lr": settings.train.lr}
+def named_optimizer(parameters: Any, settings: OptimizerHparams, **arguments: Any) -> torch.optim.Optimizer:
+    """The optimizer of torch that the settings name.
+
+    Raises:
+        ConfigError: for arguments that torch refuses.
+    """
+    try:
+        found: torch.optim.Optimizer = settings.target(settings.name)(parameters, **{**settings.kwargs, **arguments})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer.name={settings.name}: {error}") from None
+    return found
+
+
+def named_scheduler(
+    optimizer: torch.optim.Optimizer, settings: SchedulerHparams, steps: int | None = None, rate: float | None = None
+) -> Any:
+    """The scheduler that the settings name, with its number of steps and peak rate filled in where its arguments ask for them.
+
+    Raises:
+        ConfigError: for arguments that torch refuses.
+    """
+    kind = settings.target(settings.name)
+    filled: dict[str, Any] = {} if rate is None else {"max_lr": rate}
+    if steps is not None:
+        filled |= dict.fromkeys(("total_steps", "T_max"), max(steps, 1))
     # Cycling the momentum needs an optimizer that has one, and no benchmark of ours showed a gain.
-    lengths["cycle_momentum"] = False
+    filled["cycle_momentum"] = False
     accepted = inspect.signature(kind.__init__).parameters
-    filled = {name: value for name, value in lengths.items() if name in accepted}
-    return kind(optimizer, **{**filled, **settings.scheduler.kwargs})
+    wanted = {name: value for name, value in filled.items() if name in accepted}
+    try:
+        return kind(optimizer, **{**wanted, **settings.kwargs})
+    except ZeroDivisionError:
+        raise ConfigError(f"scheduler.name={settings.name}: {steps} steps are too few for its arguments") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
+        raise ConfigError(f"scheduler.name={settings.name}: {error}") from None

@@ -1,20 +1,15 @@
-"""Settings of a training run: steps and batch, optimizer, scheduler, gradient clipping, checkpoints."""
+"""Settings of a training run: steps and batch, gradient clipping, checkpoints, early stopping."""
 
 from __future__ import annotations
 
-import inspect
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
+from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.training.schedule import Stage, parse_curriculum
 
-NATURAL_RATE = 0.05  # of spring and minsr: at 0.1 runs on 8x8 settle 4e-3 too high
 NO_OUTPUT = "<NONE>"
 
 
@@ -28,6 +23,12 @@ class TrainHparams(Hparams):
     """Batch, steps, learning rate, seed and output of a run (names as in NN-QSR)."""
 
     section: ClassVar[str] = "train"
+    shorthands: ClassVar[dict[str, str]] = {"epochs": "max_epochs", "num_epochs": "max_epochs"}
+    # Settings that mean nothing for models on data, and for samplers.
+    of_samplers: ClassVar[tuple[str, ...]] = (
+        *("L", "K", "K_final", "B", "NLOOPS", "flips", "window", "steps", "curriculum", "sgrad", "true_grad", "memory_MiB"),
+    )
+    of_data: ClassVar[tuple[str, ...]] = ("max_epochs", "check_val_every_n_epoch")
 
     L: int | None = Hparam(None, ge=1, help="number of sites (8x8: L=64); without Lx and Ly the lattice is a square")
     Q: int = Hparam(1, ge=1, help="number of minibatches per step")
@@ -48,11 +49,14 @@ class TrainHparams(Hparams):
         None, help="lattices to train on one after the other, with steps: 4x4:200,8x8:1000 ends on 8x8 after 1200 steps"
     )
     dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
-    lr: float = Hparam(
-        5e-3,
+    max_epochs: int = Hparam(10, ge=1, help="passes over the training data, for models on data")
+    check_val_every_n_epoch: int = Hparam(1, ge=1, help="epochs between evaluations on the validation data")
+    lr: float | None = Hparam(
+        None,
         gt=0,
         allow_inf_nan=False,
-        help="learning rate (the peak, where the scheduler has one); with spring and minsr 0.05 if not given",
+        help="learning rate (the peak, where the scheduler has one); None: 0.005, 0.05 with spring and minsr, and for models on "
+        "data the default of the optimizer",
     )
     seed: int = Hparam(0, ge=0, lt=2**63, help="seed of the initial weights and of every draw")
     sgrad: bool = Hparam(False, help="build the graph of log p when sampling and keep it: more memory, the same gradient")
@@ -70,6 +74,19 @@ class TrainHparams(Hparams):
         "auto", help="where training computes: cpu, cuda, cuda:1, or auto (the first CUDA device, if there is one)"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for alias in cls.shorthands:
+            if alias in values:
+                if "max_epochs" in values:
+                    raise ConfigError(f"train.{alias}={values[alias]}: another name of max_epochs, which is given, too")
+                values["max_epochs"] = values.pop(alias)
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> Any:
         if self.curriculum is not None:
@@ -83,7 +100,7 @@ class TrainHparams(Hparams):
                 raise ConfigError(f"train.steps={self.steps}: the stages of train.curriculum have {total} steps; leave it out")
         if any(character in "/\\:" or not character.isprintable() for character in self.sub_directory):
             raise ConfigError(f"train.sub_directory={self.sub_directory!r}: must be part of a name, without / \\ :")
-        if "B" not in self.model_fields_set:
+        if "B" not in self.model_fields_set or self.B is None:
             self.__dict__["B"] = self.Q * self.K  # not "set": it follows later changes of Q and K
         elif self.B != self.Q * self.K:
             raise ConfigError(f"train.B={self.B}: must be Q*K = {self.Q}*{self.K} = {self.Q * self.K}")
@@ -113,203 +130,6 @@ class TrainHparams(Hparams):
         return self.dir != NO_OUTPUT
 
 
-class NamedHparams(Hparams):
-    """A class of torch by its name, with its keyword arguments written beside the name: `name=SGD momentum=0.9`."""
-
-    # Arguments that are set elsewhere -> where.
-    reserved: ClassVar[dict[str, str]] = {}
-
-    name: str
-    kwargs: dict[str, Any] = Hparam({}, help="keyword arguments of the class, typed as in its signature")
-
-    @classmethod
-    def target(cls, name: str) -> Any:
-        """The torch class of that name, or None."""
-        raise TypeError(f"{cls.__name__} is an abstract section")
-
-    @classmethod
-    def choices(cls) -> list[str]:
-        """Every name that is understood."""
-        raise TypeError(f"{cls.__name__} is an abstract section")
-
-    @classmethod
-    def parse_text(cls, values: Mapping[str, str]) -> dict[str, Any]:
-        """Words that are not fields are keyword arguments of the named class; their type is that of its default."""
-        name = values.get("name", cls.model_fields["name"].default)
-        own = {key: cls.parse_value(key, text) for key, text in values.items() if key in cls.model_fields and key != "kwargs"}
-        if "kwargs" in values:
-            raise ConfigError(f"{cls.section}.kwargs: write the arguments themselves, for example name=SGD momentum=0.9")
-        words = {key: text for key, text in values.items() if key not in cls.model_fields}
-        if words:
-            defaults = cls.keyword_defaults(cls.canonical(name))
-            own["kwargs"] = {key: _typed(f"{cls.section}.{key}", text, defaults.get(key)) for key, text in words.items()}
-        return own
-
-    @classmethod
-    def canonical(cls, name: str) -> str:
-        """The name in torch's capitals.
-
-        Raises:
-            ConfigError: for a name that there is not.
-        """
-        found = {choice.lower(): choice for choice in cls.choices()}.get(name.lower())
-        if found is None:
-            raise ConfigError(f"{cls.section}.name={name}: unknown {cls.section}{nearest(name, cls.choices())}")
-        return found
-
-    @classmethod
-    def keyword_defaults(cls, name: str) -> dict[str, Any]:
-        """Keyword arguments of the named class with their defaults (`inspect.Parameter.empty` if it has none)."""
-        target = cls.target(name)
-        if target is None:
-            return {}
-        parameters = list(inspect.signature(target.__init__).parameters.values())[2:]  # without self and params/optimizer
-        return {parameter.name: parameter.default for parameter in parameters}
-
-    @model_validator(mode="after")
-    def _known_class(self) -> Any:
-        self.__dict__["name"] = self.canonical(self.name)
-        known = self.keyword_defaults(self.name)
-        for key in self.kwargs:
-            if key in self.reserved:
-                raise ConfigError(f"{self.section}.{key}: {self.reserved[key]}")
-            if key not in known:
-                raise ConfigError(f"{self.section}.{key}: {self.name} has no such argument{nearest(key, known)}")
-        return self
-
-
-def _typed(where: str, text: str, default: Any) -> Any:
-    """`text` in the type of an argument's default; numbers where the default does not tell."""
-    try:
-        if isinstance(default, bool) or (default is None and text.lower() in ("true", "false")):
-            return {"true": True, "false": False}[text.lower()]
-        if text.lower() == "none":
-            return None
-        if isinstance(default, str):
-            return text
-        if isinstance(default, (tuple, list)) or "," in text:
-            return [float(part) for part in text.strip("()[]").split(",")]
-        # torch writes float defaults as integers (momentum=0), so whole numbers stay whole and others are floats.
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except (ValueError, KeyError):
-        raise ConfigError(f"{where}={text}: must be of the type of its default, {default!r}") from None
-
-
-@dataclass(frozen=True)
-class NaturalGradientArguments:
-    """Arguments of `optimizer.name=spring`; minsr has all but the momentum (see `qsr.training.spring`).
-
-    Attributes:
-        momentum: share of the last direction that a step keeps where the samples say nothing else, in [0, 1).
-        shift: added to the diagonal of the kernel.
-        final_shift: where the shift has gone, geometrically, by the end of the run; None: it stays.
-        cap: longest step, as the root mean square change of log psi over the samples; None: no bound.
-
-    Raises:
-        ConfigError: for a value out of bounds.
-    """
-
-    momentum: float = 0.9
-    shift: float = 1e-2
-    final_shift: float | None = None
-    cap: float | None = 0.3
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            default = type(self).__dataclass_fields__[name]
-            if value is None and "None" in str(default.type):
-                continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if name == "momentum" and not (number and 0 <= value < 1):
-                raise ConfigError(f"optimizer.momentum={value}: must be at least 0 and less than 1")
-            if name != "momentum" and not (number and value > 0):
-                raise ConfigError(f"optimizer.{name}={value}: must be a number greater than 0")
-
-
-class OptimizerHparams(NamedHparams):
-    """Any optimizer of torch.optim, or a natural gradient: minsr (arXiv 2302.01941) or spring (arXiv 2401.10190).
-
-    spring: momentum=0.9 shift=1e-2 final_shift=None cap=0.3; minsr: the same without momentum. The shift regularises the
-    equations and goes to final_shift by the end of the run; cap bounds a step (root mean square change of log psi).
-    """
-
-    section: ClassVar[str] = "optimizer"
-    reserved: ClassVar[dict[str, str]] = {"lr": "set train.lr instead", "params": "the model's parameters are used"}
-
-    natural: ClassVar[tuple[str, ...]] = ("spring", "minsr")
-
-    name: str = Hparam("Adam", help="class in torch.optim, or spring, or minsr; its arguments follow as name=value")
-
-    @property
-    def default_rate(self) -> float:
-        """The learning rate of a run that does not set one."""
-        return NATURAL_RATE if self.name in self.natural else float(TrainHparams.model_fields["lr"].default)
-
-    @classmethod
-    def choices(cls) -> list[str]:
-        import torch
-
-        # The base class; one for sparse gradients only; one for matrices only, and every model here has vectors, too; and
-        # one that evaluates the loss again on samples of weights that it has changed since, where it means nothing.
-        excluded = ("Optimizer", "SparseAdam", "Muon", "LBFGS")
-        found = [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
-        return [*found, *cls.natural]
-
-    @classmethod
-    def target(cls, name: str) -> Any:
-        import torch
-
-        return getattr(torch.optim, name)
-
-    @classmethod
-    def keyword_defaults(cls, name: str) -> dict[str, Any]:
-        if name not in cls.natural:
-            return super().keyword_defaults(name)
-        defaults = {field.name: field.default for field in fields(NaturalGradientArguments)}
-        return defaults if name == "spring" else {key: value for key, value in defaults.items() if key != "momentum"}
-
-    def natural_gradient(self) -> NaturalGradientArguments | None:
-        """The arguments of a natural gradient with their defaults; None for an optimizer of torch.
-
-        Raises:
-            ConfigError: for an argument out of bounds.
-        """
-        if self.name not in self.natural:
-            return None
-        without = {"momentum": 0.0} if self.name == "minsr" else {}
-        return NaturalGradientArguments(**without, **self.kwargs)
-
-    @model_validator(mode="after")
-    def _valid_arguments(self) -> Any:
-        self.natural_gradient()
-        return self
-
-
-class SchedulerHparams(NamedHparams):
-    """Any learning-rate scheduler of torch.optim.lr_scheduler, stepped once per training step."""
-
-    section: ClassVar[str] = "scheduler"
-    reserved: ClassVar[dict[str, str]] = {"optimizer": "the run's optimizer is used", "max_lr": "set train.lr instead"}
-
-    # On 4x4 (benchmarks/defaults.py) half the error of a constant rate after 1000 steps, but more of it after 200.
-    name: str = Hparam("OneCycleLR", help="class in torch.optim.lr_scheduler, or none; its arguments follow as name=value")
-
-    @classmethod
-    def choices(cls) -> list[str]:
-        import torch
-
-        module = torch.optim.lr_scheduler
-        # These need Python callables or other schedulers as arguments, or a metric that an endless sampler does not have.
-        excluded = ("LRScheduler", "LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "ReduceLROnPlateau")
-        return ["none", *(name for name in module.__all__ if name not in excluded)]
-
-    @classmethod
-    def target(cls, name: str) -> Any:
-        import torch
-
-        return None if name == "none" else getattr(torch.optim.lr_scheduler, name)
-
-
 class GradientClippingHparams(Hparams):
     """Bound on the norm of the whole gradient; natural gradients (spring, minsr) have optimizer.cap in its place."""
 
@@ -320,11 +140,43 @@ class GradientClippingHparams(Hparams):
 
 
 class CheckpointHparams(Hparams):
-    """When a run is saved for resuming."""
+    """When a run is saved for resuming, and which weights of a model on data are kept beside that."""
 
     section: ClassVar[str] = "checkpoint"
+    of_data: ClassVar[tuple[str, ...]] = (
+        *("dirpath", "filename", "monitor", "mode", "save_last", "save_top_k", "every_n_epochs"),
+    )
 
-    every_n_steps: int = Hparam(100, ge=1, help="steps between checkpoints; the last two are kept")
+    every_n_steps: int | None = Hparam(
+        None,
+        ge=1,
+        help="steps between checkpoints to resume from; None: 100 for samplers, at ends of epochs only for models on data",
+    )
+    every_n_epochs: int | None = Hparam(1, ge=1, help="epochs between checkpoints; None: never for their sake")
+    monitor: str | None = Hparam("validation/loss", help="metric that the best weights are chosen by; None: the newest are")
+    mode: Literal["min", "max"] = Hparam("min", help="whether the smallest or the largest value of it is best")
+    save_top_k: int = Hparam(3, ge=-1, help="number of best weights to keep; 0: none, -1: all")
+    save_last: bool = Hparam(True, help="keep the newest weights, too, as last.safetensors")
+    dirpath: str | None = Hparam(None, help="where the weights go; None: best/ in the run directory")
+    filename: str | None = Hparam(
+        "{epoch:04d}",
+        help="their names, made from epoch, step and metrics ('/' is written '_'): {epoch:04d}-{validation_loss:.3f}",
+    )
+
+
+class EarlyStoppingHparams(Hparams):
+    """When the training of a model on data ends before `train.max_epochs`."""
+
+    section: ClassVar[str] = "early_stopping"
+
+    monitor: str = Hparam("validation/loss", help="metric to watch")
+    min_delta: float = Hparam(0.0, ge=0, allow_inf_nan=False, help="smallest change that counts as better")
+    patience: int = Hparam(3, ge=0, help="evaluations in a row without a better one after which training stops")
+    mode: Literal["min", "max"] = Hparam("min", help="whether smaller or larger values are better")
+    stopping_threshold: float | None = Hparam(None, help="stop as soon as the metric is better than this")
+    divergence_threshold: float | None = Hparam(None, help="stop as soon as the metric is worse than this")
+    check_finite: bool = Hparam(True, help="stop when the metric is not finite")
+    restore_best_weights: bool = Hparam(False, help="go back to the weights of the best evaluation at the end")
 
 
 class ObjectiveHparams(Hparams):
@@ -332,4 +184,6 @@ class ObjectiveHparams(Hparams):
 
     section: ClassVar[str] = "objective"
 
-    name: Literal["energy", "teacher"] = Hparam("energy", help="the variational energy, or KL(teacher || model)")
+    name: Literal["energy", "teacher", "supervised"] = Hparam(
+        "energy", help="the variational energy, KL(teacher || model), or the loss of a model on data"
+    )

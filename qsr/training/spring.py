@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.training.optimizers import NaturalGradientArguments
 from qsr.training.per_sample import PerSampleGradients
 from qsr.training.protocols import BatchKey, Metrics, Objective, ResidualObjective
 from qsr.training.rate import ScheduledStep
 from qsr.training.schedule import Stage
-from qsr.training.settings import NaturalGradientArguments
 
 RELATIVE_CUT = 1e-12  # eigenvalues of the kernel below this share of the largest one are rounding errors
 COLUMNS = 1024  # of the Jacobian in float64 at once: they stay in the cache

@@ -17,7 +17,7 @@ from torch import nn
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
 from qsr.training.precision import computing_in
-from qsr.training.protocols import Callback, Metrics, Objective, UpdateRule
+from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, UpdateRule
 from qsr.training.schedule import Stage
 
 logger = logging.getLogger(__name__)
@@ -75,13 +75,14 @@ class Trainer:
         self.epoch = 0
         self.step_in_epoch = self.stage.first
         self.rewinds = 0
+        self.stopped = ""  # why it ends before the stage does
         self._good: dict[str, Any] = {}  # the last checkpoint that is known to be sound
         self._latest: dict[str, Any] = {}  # the last checkpoint
 
     @property
     def steps(self) -> int:
         """Number of steps of the whole run."""
-        return int(self.settings.train.steps)
+        return self.stage.end if self.stage.final else int(self.settings.train.steps)
 
     def fit(self) -> None:
         """Train to the end of the stage.
@@ -107,7 +108,8 @@ class Trainer:
             self._call("on_fit_end")
 
     def _run(self, noted: list[int]) -> None:
-        while self.step < self.stage.end:
+        every = self.settings.checkpoint.every_n_steps
+        while self.step < self.stage.end and not self.stopped:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
                 metrics = self.update_rule.update(self.model, self.objective, keys)
@@ -121,7 +123,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
                 last = self.step == self.stage.end
-                if last or noted or self.step % self.settings.checkpoint.every_n_steps == 0:
+                if last or noted or (every and self.step % every == 0):
                     self.checkpoint()
                 if noted and not (last and self.stage.final):
                     raise Interrupted(noted[0], self.directory)
@@ -130,13 +132,29 @@ class Trainer:
             if epoch_done:
                 if self.step_in_epoch == 0:
                     raise ConfigError("the objective has no data: an epoch of it has no batches")
-                self.epoch += 1
-                self.step_in_epoch = 0
-                self._call("on_epoch_end")
+                self._end_epoch()
+
+    def _end_epoch(self) -> None:
+        """Evaluate, move the scheduler on, let the callbacks see it, save: in this order."""
+        self.epoch += 1
+        self.step_in_epoch = 0
+        if not isinstance(self.objective, EpochObjective):
+            return self._call("on_epoch_end")
+        metrics = self.objective.end_epoch(self.model, self.epoch)
+        self.update_rule.end_epoch(metrics)
+        for callback in self.callbacks:
+            callback.on_validation_end(self, metrics)
+        self._call("on_epoch_end")
+        every = self.settings.checkpoint.every_n_epochs
+        if self.stopped or self.step == self.stage.end or (every and self.epoch % every == 0):
+            self.checkpoint()
+        return None
 
     def _not_finite(self, metrics: Metrics) -> str:
         """Which number of a step is not finite; empty if all are, the new weights included."""
-        bad = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
+        # Of a model's own metrics only the loss: an accuracy over no samples may be what it likes.
+        vital = (name for name in metrics if "/" not in name or name.endswith("/loss"))
+        bad = [f"{name}={metrics[name]}" for name in vital if not math.isfinite(metrics[name])]
         if not bad:
             bad = [f"{name} is not finite" for name, values in self.model.named_parameters() if not values.isfinite().all()]
         return ", ".join(bad)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import RunSettings
+from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics, Objective, UpdateRule
 from qsr.training.random import seed_dropout
-from qsr.training.rate import ScheduledStep
+from qsr.training.rate import ScheduledStep, named_optimizer
 from qsr.training.schedule import Stage
 from qsr.training.spring import NaturalGradient
 
@@ -40,12 +40,13 @@ class TorchUpdate(ScheduledStep):
 
     def __init__(self, model: nn.Module, settings: RunSettings, stage: Stage | None = None) -> None:
         self.clipping = settings.gradient_clipping
-        try:
-            kind = getattr(torch.optim, settings.optimizer.name)
-            optimizer = kind(model.parameters(), lr=settings.train.lr, **settings.optimizer.kwargs)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"optimizer.name={settings.optimizer.name}: {error}") from None
-        super().__init__(optimizer, settings, stage or settings.train.stages()[0])
+        stage = stage or settings.train.stages()[0]
+        if isinstance(model, Model) and type(model).configure_optimizers is not Model.configure_optimizers:
+            made = model.configure_optimizers()
+            super().__init__(made["optimizer"], settings, stage, made.get("lr_scheduler"))
+        else:
+            optimizer = named_optimizer(model.parameters(), settings.optimizer, lr=settings.train.lr)
+            super().__init__(optimizer, settings, stage)
 
     def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
         model.train()

@@ -35,7 +35,7 @@ def test_tokens_of_exact_flips_are_those_after_each_flip():
 
 def test_tokens_with_made_up_costs():
     windows = [WindowCost((), 0.0, 10.0, 1.0, ()), WindowCost((1,), 7.0, 9.0, 0.1, ())]
-    costs = FlipCosts(exact_tokens=100.0, exact_variance=1.0, fixed_tokens=50.0, windows=windows)
+    costs = FlipCosts(exact_tokens=100.0, exact_variance=1.0, bulk_variance=1.0, fixed_tokens=50.0, windows=windows)
     assert [scaling.tokens(costs, kind, 2) for kind in scaling.KINDS] == [150.0, 70.0, 75.0]
 
 

@@ -146,10 +146,10 @@ def test_costs_are_counted_and_the_best_choice_minimises_cost_times_variance(eig
     # A window without error is worth its M = 2; one of the state's own variance is not worth ten times the work.
     free = WindowCost((1,), 10.0, 1.0, 0.0, (1.0,))
     noisy = WindowCost((2,), 1000.0, 100.0, 5.0, (1.0,))
-    made_up = FlipCosts(exact_tokens=1000.0, exact_variance=1.0, fixed_tokens=10.0, windows=[noisy, free])
+    made_up = FlipCosts(exact_tokens=1000.0, exact_variance=1.0, bulk_variance=1.0, fixed_tokens=10.0, windows=[noisy, free])
     assert made_up.best() == FlipSampling(2, (1,), (1.0,))
-    assert FlipCosts(1000.0, 1.0, 10.0, [noisy]).best() == EXACT
-    assert FlipCosts(1000.0, 1.0, 10.0, [noisy]).best((3,), allow_exact=False).num_flips == 3
+    assert FlipCosts(1000.0, 1.0, 1.0, 10.0, [noisy]).best() == EXACT
+    assert FlipCosts(1000.0, 1.0, 1.0, 10.0, [noisy]).best((3,), allow_exact=False).num_flips == 3
 
 
 def test_a_model_without_a_sequence_is_refused():

@@ -79,7 +79,7 @@ def test_the_sources_own_line() -> None:
         ("--ptf --optimizer name=LBFGS", "optimizer.name=LBFGS: unknown optimizer"),
         ("--ptf --optimizer name=Adan", "optimizer.name=Adan: unknown optimizer; did you mean 'Adam'?"),
         ("--ptf --optimizer weight_decy=0.1", "optimizer.weight_decy: Adam has no such argument; did you mean 'weight_decay'?"),
-        ("--ptf --optimizer lr=0.1", "optimizer.lr: set train.lr instead"),
+        ("--ptf --optimizer lr=0.1 --train lr=0.2", "train.lr=0.2: optimizer.kwargs.lr=0.1 says something else"),
         ("--ptf --scheduler name=StepLR gama=0.5", "scheduler.gama: StepLR has no such argument; did you mean 'gamma'?"),
         ("--ptf --objective name=teacher", "--objective: set by the command itself"),
     ],

@@ -65,8 +65,7 @@ import sys
 from types import SimpleNamespace
 from qsr.runs import RunDirectory
 settings = SimpleNamespace(
-    train=SimpleNamespace(dir=sys.argv[1], L=4, B=2, K=2, sub_directory="", writes=True),
-    hamiltonian=SimpleNamespace(section="tfim"),
+    train=SimpleNamespace(dir=sys.argv[1], writes=True), folder="tfim/4-B=2-K=2"
 )
 print("ready", flush=True)
 sys.stdin.readline()

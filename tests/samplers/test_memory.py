@@ -68,6 +68,10 @@ def test_flips_take_what_is_counted(name: str) -> None:
         for begin in (0, n // 2):
             peak, _ = per_row(lambda: passed._pair_change(begin, rows, xor[:1].expand(len(rows), n), rows), len(rows))  # noqa: B023
             check(model.row_bytes(n - begin) + model.prefix_bytes(begin), peak, f"single flips from token {begin}")
+            if model.replaces_pairs:
+                changed, start = xor[1:].expand(len(rows), n), torch.full_like(rows, n // 2)
+                peak, _ = per_row(lambda: passed._token_change(begin, rows, changed, start), len(rows))  # noqa: B023
+                check(model.pair_bytes(n - begin), peak, f"flips of single tokens from token {begin}")
 
 
 @pytest.mark.parametrize("name", [name for name in WIDE if name.startswith("ptf")])
@@ -77,7 +81,8 @@ def test_the_shortcut_takes_what_is_counted(name: str) -> None:
 
         def passed_and_asked() -> BasePass:
             passed = BasePass(model, model.encode(configs), None)
-            passed.state.attention()
+            attention = passed.state.attention()
+            assert attention._weights and attention._base  # made when they are first asked for
             return passed
 
         check(model.state_bytes(shortcut=True), per_row(passed_and_asked)[1], "base pass with what replacing needs")

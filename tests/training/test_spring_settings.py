@@ -44,12 +44,16 @@ def test_names_and_defaults() -> None:
         ("minsr", {"final_shift": -1e-3}, r"optimizer\.final_shift=-0\.001"),
         ("minsr", {"momentum": 0.9}, r"optimizer\.momentum: minsr has no such argument"),
         ("spring", {"shfit": 1e-3}, r"optimizer\.shfit: spring has no such argument; did you mean 'shift'"),
-        ("spring", {"lr": 1e-3}, r"optimizer\.lr: set train\.lr instead"),
     ],
 )
 def test_arguments_are_checked(name: str, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(name=name, arguments=arguments)
+
+
+def test_a_rate_among_the_arguments_is_that_of_the_run() -> None:
+    run = settings(name="spring", arguments={"lr": 1e-3, "shift": 1e-2})
+    assert run.train.lr == 1e-3 and run.optimizer.kwargs == {"shift": 1e-2}
 
 
 @pytest.mark.parametrize("name", ["sgrad", "true_grad"])

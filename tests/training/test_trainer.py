@@ -154,7 +154,14 @@ def test_every_torch_optimizer_can_be_used_and_resumed(name: str, tmp_path: Path
     check_resumed(run, tmp_path)
 
 
-@pytest.mark.parametrize("name", SchedulerHparams.choices())
+def test_a_scheduler_that_looks_at_validation_is_refused_for_samplers() -> None:
+    with pytest.raises(ConfigError, match=r"scheduler\.name=ReduceLROnPlateau: needs validation data"):
+        settings(scheduler={"name": "ReduceLROnPlateau"})
+    with pytest.raises(ConfigError, match=r"scheduler\.interval=epoch"):
+        settings(scheduler={"interval": "epoch"})
+
+
+@pytest.mark.parametrize("name", [name for name in SchedulerHparams.choices() if name != "ReduceLROnPlateau"])
 def test_every_torch_scheduler_can_be_used_and_resumed(name: str, tmp_path: Path) -> None:
     needed = {"StepLR": {"step_size": 2}, "MultiStepLR": {"milestones": [2, 4]}, "ExponentialLR": {"gamma": 0.9}}
     needed |= {"CyclicLR": {"base_lr": 1e-3}, "CosineAnnealingWarmRestarts": {"T_0": 3}}

@@ -1,0 +1,41 @@
+"""Sections from what was written: mappings, or `Hparams` objects, that say what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qsr.hparams.base import ConfigError, Hparams
+from qsr.hparams.registry import class_for, find_section, sections
+
+TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
+
+
+def as_mapping(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, Hparams):
+        explicit = {field: getattr(value, field) for field in value.model_fields_set}
+        return {"type": value.section, **explicit} if name in TYPED else explicit
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}: expected a section (a mapping or an Hparams object), found {value!r}")
+    return dict(value)
+
+
+def class_of(values: Mapping[str, Any], role: str) -> type[Hparams]:
+    """The `Hparams` class of a model, a problem or data: by its `type`, or its `module_name`.
+
+    Raises:
+        ConfigError: if neither tells, or if the section is something else.
+    """
+    known = ", ".join(section.name for section in sections() if section.role == role)
+    kind = values.get("type", role if values.get("module_name") else None)
+    if kind is None:
+        raise ConfigError(f"{role}.type: missing; one of {known}")
+    section = find_section(str(kind))
+    if section.role != role:
+        raise ConfigError(f"{role}.type={kind}: not a {role}; one of {known}")
+    return class_for(section.name, values)
+
+
+def build_section(values: Mapping[str, Any], role: str) -> Any:
+    """The `Hparams` object of a model, a problem or data."""
+    return class_of(values, role)(**{name: value for name, value in values.items() if name != "type"})

@@ -1,0 +1,105 @@
+"""The sections of a run that trains a model on data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qsr.hparams.base import ConfigError, Hparams
+from qsr.hparams.building import as_mapping, build_section, class_of
+from qsr.hparams.registry import hparams_class
+
+# Sections that may also stand inside the model's. What that holds is moved out, and the model reads them from there.
+LIFTED = ("optimizer", "scheduler", "checkpoint", "early_stopping")
+_ABSENT: dict[str, dict[str, Any]] = {
+    "scheduler": {"name": "none"},
+    "checkpoint": {"save_top_k": 0, "save_last": False, "every_n_epochs": None},
+}
+
+
+def data_sections(written: dict[str, Any]) -> dict[str, Any]:
+    """The resolved sections.
+
+    Raises:
+        ConfigError: for sections and settings that are for samplers, and for a section that the model's own contradicts.
+    """
+    if "hamiltonian" in written:
+        raise ConfigError(f"hamiltonian: {written['model'].get('type', 'model')} is trained on data, not on a Hamiltonian")
+    model = dict(written["model"])
+    schema = class_of(model, "model")
+    for name in LIFTED:
+        if name in model and name in schema.model_fields:
+            _lift(written, name, model.pop(name))
+    optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
+    if optimizer.natural_gradient() is not None:
+        raise ConfigError(f"optimizer.name={optimizer.name}: a natural gradient of energies; a model on data has none")
+    train: Any = hparams_class("train")(
+        **{**written.get("train", {}), "lr": optimizer.own_default_rate if rate is None else rate}
+    )
+    refuse_other_settings(train, on_data=True)
+    scheduler: Any = hparams_class("scheduler")(**written.get("scheduler", {}))
+    stopping = written.get("early_stopping")
+    sections: dict[str, Any] = {
+        "optimizer": optimizer,
+        "scheduler": scheduler.settled(samplers=False),
+        "checkpoint": hparams_class("checkpoint")(**written.get("checkpoint", {})),
+        "early_stopping": None if stopping is None else hparams_class("early_stopping")(**stopping),
+    }
+    own = {name: section for name, section in sections.items() if name in schema.model_fields}
+    if "optimizer" in own:
+        own["optimizer"] = optimizer.updated({"kwargs": {**optimizer.kwargs, "lr": train.lr}})
+    return {
+        **sections,
+        "train": train,
+        "model": build_section({**model, **own}, "model"),
+        "hamiltonian": None,
+        "gradient_clipping": hparams_class("gradient_clipping")(**{"max_norm": None, **written.get("gradient_clipping", {})}),
+        "objective": hparams_class("objective")(name="supervised"),
+        "data": build_section(written["data"], "data") if "data" in written else None,
+        "logger": hparams_class("logger")(**written.get("logger", {})),
+        "extra": written.get("extra", {}),
+    }
+
+
+def split_rate(optimizer: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[Any, float | None]:
+    """The optimizer's section without a learning rate among its arguments, and the rate: that, or `train.lr`, if there is one.
+
+    Raises:
+        ConfigError: if the two differ.
+    """
+    section: Any = hparams_class("optimizer")(**optimizer)
+    kwargs = dict(section.kwargs)
+    inside, outside = kwargs.pop("lr", None), train.get("lr")
+    if inside is None:
+        return section, outside
+    if outside is not None and outside != inside:
+        raise ConfigError(f"train.lr={outside}: optimizer.kwargs.lr={inside} says something else; give one of them")
+    return section.updated({"kwargs": kwargs}), inside
+
+
+def other_settings(section: Hparams, on_data: bool) -> tuple[str, ...]:
+    """Names of the settings in a section that mean nothing in this kind of run."""
+    return tuple(getattr(type(section), "of_samplers" if on_data else "of_data", ()))
+
+
+def refuse_other_settings(section: Hparams, on_data: bool) -> None:
+    """Whether someone has set one of them to another value than its default.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    for name in other_settings(section, on_data):
+        value, default = section[name], type(section).model_fields[name].default
+        if name in section.model_fields_set and value != default:
+            kind = "a model on data" if on_data else "a sampler"
+            raise ConfigError(f"{section.label(name)}={value}: means nothing in a run of {kind}")
+
+
+def _lift(written: dict[str, Any], name: str, inner: Any) -> None:
+    values = dict(_ABSENT.get(name, {})) if inner is None else as_mapping(name, inner)
+    if inner is None and name not in _ABSENT:
+        return
+    cls = hparams_class(name)
+    if name in written and cls(**written[name]) != cls(**values):
+        raise ConfigError(f"{name}: stands at the top and inside the model, and the two differ")
+    written[name] = values

@@ -1,0 +1,236 @@
+"""Settings from a configuration file and from overrides in Hydra's grammar, as one tree of sections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qsr.hparams.base import ConfigError, nearest
+from qsr.hparams.files import read_yaml, resolved
+
+SECTIONS = (
+    *("train", "model", "hamiltonian", "data", "optimizer", "scheduler", "gradient_clipping", "checkpoint", "early_stopping"),
+    *("logger", "extra"),
+)
+# Other names of sections and settings, at the root of a file or of an override.
+ALIASES = {
+    "model_config": "model",
+    "data_config": "data",
+    "run_config.trainer": "train",
+    "run_config.logger": "logger",
+    "name": "train.sub_directory",
+    "num_epochs": "train.max_epochs",
+    "epochs": "train.max_epochs",
+}
+DIRECTORY_VARIABLES = ("QSR_CONFIG_PATH", "HYDRA_CONFIG_PATH")  # the first that is set wins
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is an override: `a.b=1`, `+a=1`, `~a`; without a dot it is a section's setting."""
+    return word.startswith(("+", "~")) or "." in word.partition("=")[0]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and the words of sections; what comes before the first section is an override, too."""
+    overrides: list[str] = []
+    rest: list[str] = []
+    for word in words:
+        (rest if word.startswith("--") or (rest and not is_override(word)) else overrides).append(word)
+    return overrides, rest
+
+
+def read_tree_of(name: str | None, directory: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """Sections with what a configuration file and overrides say; nothing is filled in or checked yet.
+
+    Args:
+        name: of the file in the directory, with or without `.yaml`; None: overrides only.
+        directory: default: QSR_CONFIG_PATH, HYDRA_CONFIG_PATH, or where we are.
+
+    Raises:
+        ConfigError: for a file that is not there or cannot be used, and for overrides that are not Hydra's grammar, that
+            sweep, or that name a section that there is not.
+    """
+    parsed = [_parsed(text) for text in overrides]
+    sweeps = [override.input_line for override in parsed if override.is_sweep_override()]
+    if sweeps:
+        raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m to run them all, or quote the value: 'a,b'")
+    tree: dict[str, Any] = {}
+    if name is not None:
+        file = _config_file(name, directory)
+        groups = [override for override in parsed if (file.parent / override.key_or_group).is_dir()]
+        parsed = [override for override in parsed if override not in groups]
+        tree = _composed(file, [str(override.input_line) for override in groups])
+        tree = _canonical(tree, file)
+    for override in parsed:
+        _apply(tree, override)
+    return tree
+
+
+def sweep(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the values of overrides such as `train.lr=1e-3,1e-2` (Hydra's `-m`).
+
+    Raises:
+        ConfigError: for overrides that are not Hydra's grammar, and for sweeps that are not lists of values.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.errors import HydraException
+
+    try:
+        batches = BasicSweeper.split_arguments([_parsed(text) for text in overrides], max_batch_size=None)
+    except HydraException as error:
+        raise ConfigError(f"-m: {_one_line(error)}") from None
+    return batches[0]
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections with those of `above` on top; one of another type, or of another torch class, replaces what is below."""
+    result = dict(below)
+    for name, values in above.items():
+        old = result.get(name)
+        if not isinstance(old, Mapping) or not isinstance(values, Mapping) or _differ(old, values):
+            result[name] = values
+        else:
+            result[name] = _deep(old, values)
+    return result
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(None not in (old.get(key), new.get(key)) and old[key] != new[key] for key in ("type", "name", "module_name"))
+
+
+def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(old)
+    for name, value in new.items():
+        inner = result.get(name)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping) and not _differ(inner, value)
+        result[name] = _deep(inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _parsed(text: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(f"{text}: not an override of the form section.setting=value ({_one_line(error)})") from None
+    if override.package is not None:
+        raise ConfigError(f"{text}: packages (@) are for defaults lists; name the section itself")
+    return override
+
+
+def _config_file(name: str, directory: str | Path | None) -> Path:
+    found = directory or next((os.environ[variable] for variable in DIRECTORY_VARIABLES if os.environ.get(variable)), ".")
+    file = Path(found) / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if not file.is_file():
+        known = sorted(path.stem for path in Path(found).glob("*.yaml")) if Path(found).is_dir() else []
+        hint = nearest(name, known) if known else ""
+        raise ConfigError(f"--config-name {name}: no file {file}; the directory is --config-dir, or HYDRA_CONFIG_PATH{hint}")
+    return file
+
+
+def _composed(file: Path, groups: Sequence[str]) -> dict[str, Any]:
+    """The file, through Hydra's compose if it has a defaults list."""
+    from omegaconf import OmegaConf
+
+    tree = read_yaml(file) if not groups else {}
+    if not groups and "defaults" not in tree:
+        return tree
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
+            config = compose(file.stem, overrides=list(groups))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file}: {_one_line(error)}") from None
+    OmegaConf.set_struct(config, False)
+    return resolved(config, file)
+
+
+def _canonical(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """Sections under their own names.
+
+    Raises:
+        ConfigError: for a key that is not a section, and for two names of one.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name == "run_config" and isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": part for inner, part in value.items()}
+        else:
+            flat[name] = value
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        path = ALIASES.get(name, name).split(".")
+        if path[0] not in SECTIONS:
+            raise ConfigError(f"{file}: unknown section '{name}'{nearest(name, (*SECTIONS, *ALIASES))}")
+        if value is not None:
+            _put(result, path, value, f"{file}: {name}", new=True)
+    return result
+
+
+def _apply(tree: dict[str, Any], override: Any) -> None:
+    text = override.input_line
+    name = override.key_or_group
+    for alias, own in ALIASES.items():
+        if name == alias or name.startswith(f"{alias}."):
+            name = own + name[len(alias) :]
+            break
+    path = name.split(".")
+    if path[0] not in SECTIONS:
+        if not (override.is_add() or override.is_force_add()):
+            raise ConfigError(
+                f"{text}: unknown section '{path[0]}'{nearest(path[0], SECTIONS)} Use +{text} to add a key of your own"
+            )
+        path = ["extra", *path]
+    if override.is_delete():
+        _remove(tree, path, override)
+    else:
+        _put(tree, path, _plain(override.value()), text, new=override.is_add())
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: Any, text: str, new: bool) -> None:
+    """Set a value; `new`: there must be none yet."""
+    for depth, part in enumerate(path[:-1]):
+        inner = tree.get(part)
+        if inner is not None and not isinstance(inner, Mapping):
+            raise ConfigError(f"{text}: {'.'.join(path[: depth + 1])} is {inner!r}, not a section")
+        tree[part] = dict(inner or {})
+        tree = tree[part]
+    if new and path[-1] in tree:
+        raise ConfigError(f"{text}: {'.'.join(path)} is there already; leave the + out, or write ++ to replace it")
+    tree[path[-1]] = value
+
+
+def _remove(tree: dict[str, Any], path: Sequence[str], override: Any) -> None:
+    text = override.input_line
+    for part in path[:-1]:
+        inner = tree.get(part)
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{text}: there is no {'.'.join(path)} to take out")
+        tree[part] = dict(inner)
+        tree = tree[part]
+    if path[-1] not in tree:
+        raise ConfigError(f"{text}: there is no {'.'.join(path)} to take out{nearest(path[-1], tree) if tree else ''}")
+    wanted = _plain(override.value())
+    if "=" in text and wanted != tree[path[-1]]:
+        raise ConfigError(f"{text}: {'.'.join(path)} is {tree[path[-1]]!r}")
+    del tree[path[-1]]
+
+
+def _plain(value: Any) -> Any:
+    """A value of Hydra's grammar in plain containers; quoted text is text."""
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value.text if type(value).__name__ == "QuotedString" else value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,220 @@
+"""Training and evaluating a model on data: what `qsr train` and `qsr load` do for models of a user's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.imports import dotted_name
+from qsr.jobs.allocator import keep_freed_memory
+from qsr.jobs.device import find_device
+from qsr.jobs.run import Run, Section, given_sections, logged
+from qsr.runs import RunDirectory, StoredRun, restore_model, write_atomically
+from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Supervised, Trainer
+from qsr.training.data import DataLoaderHparams, PyTorchData
+from qsr.training.fitting import matmul_precision, objective_of, source, stage_of
+from qsr.training.loggers import LoggerCallback, metric_logger
+from qsr.training.model import Model
+from qsr.training.random import derived_seed
+from qsr.training.update import TorchUpdate
+
+logger = logging.getLogger(__name__)
+
+
+def fit(
+    model: Model[Any] | Section,
+    data: Any = None,
+    train: Section = None,
+    *,
+    optimizer: Section = None,
+    scheduler: Section = None,
+    gradient_clipping: Section = None,
+    checkpoint: Section = None,
+    early_stopping: Section = None,
+    logger: Section = None,
+    extra: Mapping[str, Any] | None = None,
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Train a model on data.
+
+    Args:
+        model: a `Model`, trained in place; or its settings, with `module_name`.
+        data: a `PyTorchData`, or (training, validation) data sets or loaders; or settings with `module_name`.
+        train: max_epochs, rate, seed, output directory; `Q` batches make a step.
+        optimizer, scheduler, checkpoint, early_stopping: as in the model's settings, which they must not contradict.
+        extra: free keys, kept in settings.json.
+        progress: show a bar on stderr.
+        callbacks: called at every hook, after those of `Model.configure_callbacks`.
+
+    Raises:
+        ConfigError: for settings that cannot be run, before any work.
+        RunFailed: if the loss stays non-finite.
+        Interrupted: on SIGINT or SIGTERM, with everything saved.
+    """
+    given = given_sections(
+        train=train,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        gradient_clipping=gradient_clipping,
+        checkpoint=checkpoint,
+        early_stopping=early_stopping,
+        logger=logger,
+        extra=extra,
+    )
+    given["model"] = model.thparams if isinstance(model, Model) else model
+    if isinstance(data, PyTorchData):
+        given["data"] = data.thparams
+    elif _is_section(data):
+        given["data"] = data
+    settings = RunSettings.from_tree(given)
+    ready = data if data is not None and not _is_section(data) else None
+    return start_fit(settings, model if isinstance(model, Model) else None, ready, progress, callbacks)
+
+
+def start_fit(
+    settings: RunSettings,
+    model: Model[Any] | None = None,
+    data: Any = None,
+    progress: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """A new run; the model and the data are made from their settings if they are not there."""
+    model = new_model(settings) if model is None else placed(model, settings)
+    objective = objective_of(settings, data_of(settings) if data is None else data)
+    TorchUpdate(model, settings, stage_of(settings, objective))  # may refuse its arguments: before there is a directory
+    directory = RunDirectory.claim(settings)
+    if directory is None:
+        return _run(settings, model, objective, None, progress, False, callbacks)
+    with directory.lock():
+        return _run(settings, model, objective, directory, progress, False, callbacks)
+
+
+def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool) -> Run:
+    """Go on with a run; the directory must be locked."""
+    objective = objective_of(settings, data_of(settings) if data is None else data)
+    return _run(settings, new_model(settings), objective, directory, progress, True, ())
+
+
+def new_model(settings: RunSettings) -> Model[Any]:
+    """The model of the settings with its initial weights, drawn from the run's seed alone, on the run's device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
+        return placed(settings.model.build(), settings)
+
+
+def placed(model: Model[Any], settings: RunSettings) -> Model[Any]:
+    """The model on the run's device, with the resolved settings."""
+    model.thparams = settings.model
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"model: {dotted_name(type(model))} has no parameters to train")
+    return model.to(find_device(settings.train.device), getattr(torch, settings.train.number_format))
+
+
+def data_of(settings: RunSettings) -> PyTorchData[Any]:
+    """The data that the settings name.
+
+    Raises:
+        ConfigError: if they name none.
+    """
+    if settings.data is None or settings.data.module_name is None:
+        raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
+    found: PyTorchData[Any] = settings.data.build()
+    return found
+
+
+def _run(
+    settings: RunSettings,
+    model: Model[Any],
+    objective: Supervised,
+    directory: RunDirectory | None,
+    progress: bool,
+    resume: bool,
+    watching: Sequence[Callback],
+) -> Run:
+    keep_freed_memory()
+    stage = stage_of(settings, objective)
+    callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history)]
+    callbacks += [ProgressLog(), *([ProgressBar()] if progress else [])]
+    target = metric_logger(settings.logger, directory, settings.tree())
+    callbacks += [] if target is None else [LoggerCallback(target)]
+    callbacks += [*model.configure_callbacks(), *watching]
+    trainer = Trainer(model, objective, TorchUpdate(model, settings, stage), callbacks, settings, directory, stage)
+    with logged(directory), matmul_precision(settings.model.matmul_precision):
+        if resume:
+            trainer.resume()
+            logger.info("resuming %s at step %d of %d", directory.path if directory else "", trainer.step, trainer.steps)
+        else:
+            trainer.checkpoint()
+            if directory is not None:
+                directory.write_settings(settings)
+                logger.info("run directory %s", directory.path)
+            train, name = settings.train, settings.optimizer.name
+            logger.info("%s with %d parameters in %s", type(model).__name__, model.num_params, train.precision)
+            logger.info(
+                "%d epochs of %d steps, %s, lr=%g, %s, seed=%d",
+                *(train.max_epochs, objective.steps_per_epoch, name, train.lr, settings.scheduler.name, train.seed),
+            )
+        trainer.fit()
+    return Run(None if directory is None else directory.path, settings, model)
+
+
+@dataclass(frozen=True)
+class DataEvaluation:
+    """Metrics of a trained model on data that it was not trained on.
+
+    Attributes:
+        metrics: means over the samples, by name (`test/loss`).
+        samples: how many there were.
+        part: which data: test, or validation where there is no test data.
+    """
+
+    metrics: dict[str, float]
+    samples: int
+    part: str
+
+    def lines(self) -> list[str]:
+        """A table for the terminal."""
+        width = max(len(name) for name in self.metrics)
+        return [
+            f"{self.samples} samples of the {self.part} data",
+            *(f"{name:<{width}}  {v:.6g}" for name, v in self.metrics.items()),
+        ]
+
+
+def evaluate_on_data(
+    stored: StoredRun, data: Any = None, *, device: str = "auto", output: str | Path | None = None, write: bool = False
+) -> DataEvaluation:
+    """Metrics of a run's model on its test data (validation data, if there is none).
+
+    Args:
+        data: a `PyTorchData`; default: that of the run's settings.
+        output: directory for `evaluation.txt`; default the run's own.
+        write: whether to write it.
+
+    Raises:
+        ConfigError: as `load_model`; also if the run does not say where its data come from.
+    """
+    model: Model[Any] = restore_model(stored, find_device(device))
+    found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
+    part, dataset = ("validation", found.val) if found.test is None else ("test", found.test)
+    batches = source(dataset, found.thparams.loader or DataLoaderHparams(), stored.settings.train.seed, training=False)
+    objective = objective_of(stored.settings, found)
+    with matmul_precision(stored.settings.model.matmul_precision):
+        metrics = objective.evaluate(model, batches, part)
+    result = DataEvaluation(metrics, len(dataset), part)
+    if write:
+        target = Path(output or stored.path)
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / "evaluation.txt", "\n".join(result.lines()) + "\n")
+    return result
+
+
+def _is_section(data: Any) -> bool:
+    return isinstance(data, Mapping)

@@ -1,0 +1,178 @@
+"""Where metrics go beside the run's history.h5: a CSV file, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.runs import RunDirectory
+from qsr.training.protocols import Callback, EpochObjective, Metrics
+from qsr.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+ROWS_KEPT = 100  # of a CSV file before they are written
+
+
+class LoggerHparams(Hparams):
+    """Where metrics go beside history.h5, which every run has."""
+
+    section: ClassVar[str] = "logger"
+
+    kind: Literal["none", "csv", "tensorboard", "wandb"] = Hparam(
+        "none", help="csv: metrics.csv; tensorboard and wandb need the packages (pip install 'qsr[tensorboard]', 'qsr[wandb]')"
+    )
+    name: str = Hparam("", help="of the run, as the logger shows it; empty: its directory")
+    save_dir: str = Hparam("", help="where the files go; empty: the run directory")
+    version: str | None = Hparam(None, help="identifier of the run in Weights & Biases, to go on with an earlier one")
+    offline: bool = Hparam(True, help="Weights & Biases: keep everything on this machine (wandb sync sends it later)")
+    project: str | None = Hparam(None, help="Weights & Biases: the project")
+    log_model: bool = Hparam(False, help="Weights & Biases: store the final weights as an artifact")
+
+
+class MetricLogger(Protocol):
+    """What a logger does."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Take the metrics of a step."""
+
+    def close(self, weights: Path | None) -> None:
+        """Write what is left; the final weights, if they are in a file."""
+
+
+class CsvLogger:
+    """metrics.csv: a row per step, a column per metric; columns that turn up later rewrite the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        self.rows: list[dict[str, str]] = []
+        self.waiting: list[dict[str, str]] = []
+        if path.exists():  # a resumed run
+            with path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self.columns, self.rows = list(reader.fieldnames or ()), list(reader)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.rows = [row for row in self.rows if int(row["step"]) < step] if self.rows and not self.waiting else self.rows
+        self.waiting.append({"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}})
+        if len(self.waiting) >= ROWS_KEPT:
+            self._write()
+
+    def close(self, weights: Path | None) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        self.rows += self.waiting
+        self.waiting = []
+        for row in self.rows:
+            self.columns += [name for name in row if name not in self.columns]
+        from qsr.runs.files import replacing
+
+        with replacing(self.path) as temporary, Path(temporary).open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class TensorBoardLogger:
+    """Event files that `tensorboard --logdir` shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self, weights: Path | None) -> None:
+        self.writer.close()
+
+
+class WandbLogger:
+    """A run of Weights & Biases, on this machine unless `offline=False`."""
+
+    def __init__(self, folder: Path, settings: LoggerHparams, config: dict[str, Any]) -> None:
+        self.wandb = _package("wandb", "wandb")
+        self.settings = settings
+        self.run = self.wandb.init(
+            project=settings.project,
+            name=settings.name or None,
+            id=settings.version,
+            resume="allow" if settings.version else None,
+            dir=str(folder),
+            mode="offline" if settings.offline else "online",
+            config=config,
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(metrics), step=step)
+
+    def close(self, weights: Path | None) -> None:
+        if self.settings.log_model and weights is not None:
+            artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model")
+            artifact.add_file(str(weights))
+            self.run.log_artifact(artifact)
+        self.run.finish()
+
+
+def metric_logger(settings: LoggerHparams, directory: RunDirectory | None, config: dict[str, Any]) -> MetricLogger | None:
+    """The logger that the settings ask for.
+
+    Args:
+        directory: of the run; None needs `save_dir`.
+        config: all settings of the run.
+
+    Raises:
+        ConfigError: if its package is not installed, or there is no place for its files.
+    """
+    if settings.kind == "none":
+        return None
+    if not settings.save_dir and directory is None:
+        raise ConfigError(f"logger.kind={settings.kind}: give logger.save_dir; this run has no directory")
+    folder = Path(settings.save_dir) if settings.save_dir else directory.path if directory is not None else Path()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"logger.save_dir={folder}: cannot be made ({error.strerror})") from None
+    if settings.kind == "csv":
+        return CsvLogger(folder / "metrics.csv")
+    if settings.kind == "tensorboard":
+        return TensorBoardLogger(folder / "tensorboard" / settings.name)
+    return WandbLogger(folder, settings, config)
+
+
+class LoggerCallback(Callback):
+    """Hands the metrics of steps (of models on data: of epochs, too) to a logger."""
+
+    def __init__(self, target: MetricLogger) -> None:
+        self.target = target
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        if not isinstance(trainer.objective, EpochObjective):
+            self.target.log(metrics, trainer.step)
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.target.log({**metrics, "epoch": trainer.epoch}, trainer.step)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if trainer.stage.final:
+            file = None if trainer.directory is None else trainer.directory.weights_file
+            self.target.close(file if file is not None and file.exists() else None)
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        self.target.close(None)
+
+
+def _package(module: str, extra: str) -> Any:
+    os.environ.setdefault("WANDB_SILENT", "true")  # its greeting would go into the terminal between our lines
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ConfigError(f"logger.kind={extra}: the package {extra} is not installed; pip install 'qsr[{extra}]'") from None

@@ -1,0 +1,132 @@
+"""Metrics beside history.h5, and models under Lightning's Trainer: with the real packages."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import qsr
+from qsr.hparams import ConfigError
+from qsr.runs import RunDirectory
+from qsr.training import Model, ModelHparams
+from qsr.training.lightning import as_lightning
+
+
+class Slope(Model[ModelHparams]):
+    """y = a x."""
+
+    def __init__(self, hparams: Any) -> None:
+        super().__init__(hparams)
+        self.layer = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.zeros_(self.layer.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+    def compute_metrics(self, outputs: torch.Tensor, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (outputs - targets).square().mean()}
+
+
+def loaders() -> tuple[DataLoader[Any], DataLoader[Any]]:
+    x = torch.linspace(-1, 1, 40)[:, None]
+    return DataLoader(TensorDataset(x, 2 * x), batch_size=10), DataLoader(TensorDataset(x, 2 * x), batch_size=20)
+
+
+def fit(folder: Path, **logger: Any) -> qsr.Run:
+    return qsr.fit(Slope({}), loaders(), {"dir": str(folder), "max_epochs": 5, "lr": 0.1}, logger=logger)
+
+
+def test_csv_has_the_rows_of_the_history(tmp_path: Path) -> None:
+    run = fit(tmp_path, kind="csv")
+    assert run.path is not None
+    with (run.path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    epochs = RunDirectory(run.path).history.read("epochs")
+    assert [int(row["step"]) for row in rows] == [4, 8, 12, 16, 20]
+    assert [float(row["validation/loss"]) for row in rows] == epochs["validation_loss"].tolist()
+
+
+def test_csv_of_a_sampler(tmp_path: Path) -> None:
+    run = qsr.train(
+        model={"type": "rnn", "Nh": 4},
+        train={"L": 16, "K": 8, "steps": 130, "dir": str(tmp_path)},
+        logger={"kind": "csv", "save_dir": str(tmp_path / "logs")},
+    )
+    with (tmp_path / "logs" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert run.path is not None and len(rows) == 130 and not (run.path / "metrics.csv").exists()
+    assert [float(row["energy"]) for row in rows] == RunDirectory(run.path).history.read("steps")["energy"].tolist()
+
+
+def test_a_resumed_csv_has_every_step_once(tmp_path: Path) -> None:
+    settings = {"L": 4, "K": 8, "steps": 40, "dir": str(tmp_path)}
+    run = qsr.train(model={"type": "rnn", "Nh": 4}, train=settings, logger={"kind": "csv"}, checkpoint={"every_n_steps": 10})
+    assert run.path is not None
+    for folder in (run.path / "checkpoint").iterdir():
+        if folder.name == "40":
+            folder.rename(tmp_path / "gone")
+    qsr.resume(run.path)
+    with (run.path / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 41))
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = fit(tmp_path, kind="tensorboard")
+    assert run.path is not None
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("validation/loss")]
+    expected = RunDirectory(run.path).history.read("epochs")["validation_loss"]
+    assert [step for step, _ in found] == [4, 8, 12, 16, 20]
+    assert max(abs(value - wanted) for (_, value), wanted in zip(found, expected, strict=True)) < 1e-6
+
+
+def test_wandb_stays_on_this_machine(tmp_path: Path) -> None:
+    run = fit(tmp_path, kind="wandb", project="test", log_model=False)
+    assert run.path is not None
+    assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_logger_needs_a_place() -> None:
+    with pytest.raises(ConfigError, match=r"logger\.kind=csv: give logger\.save_dir"):
+        qsr.fit(Slope({}), loaders(), {"dir": "<NONE>"}, logger={"kind": "csv"})
+
+
+def test_a_model_trains_under_lightning(tmp_path: Path) -> None:
+    import lightning
+
+    scheduler = {"name": "ReduceLROnPlateau", "kwargs": {"patience": 0}}
+    model = Slope({"optimizer": {"name": "SGD", "kwargs": {"lr": 0.5}}, "scheduler": scheduler})
+    trainer = lightning.Trainer(
+        max_epochs=20,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=str(tmp_path),
+    )
+    trainer.fit(as_lightning(model), *loaders())
+    assert abs(model.layer.weight.item() - 2) < 1e-3
+    assert trainer.callback_metrics["validation/loss"] < 1e-6
+    ours = Slope({"optimizer": {"name": "SGD", "kwargs": {"lr": 0.5}}, "scheduler": scheduler})
+    qsr.fit(ours, loaders(), {"dir": "<NONE>", "max_epochs": 20})
+    assert abs(ours.layer.weight.item() - model.layer.weight.item()) < 1e-6
+
+
+def test_optional_packages_are_imported_when_used() -> None:
+    code = (
+        "import sys, qsr\n"
+        "qsr.RNN(Nh=4)\n"
+        "heavy = ('hydra', 'lightning', 'wandb', 'tensorboard', 'pandas', 'sklearn', 'matplotlib.pyplot', 'omegaconf')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
