@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from qsr.hparams import RunSettings, parse_sections
 from qsr.jobs.exact import exact
@@ -35,6 +36,8 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
             assert RunSettings.from_tree(tree).train.L == stored.settings.train.L
     elif command == "exact":
         assert exact(parse_sections(words)["hamiltonian"]).energy < 0
+    elif "--config-name" in words or words[0] in ("-m", "--print-config", "--print-blueprint"):
+        return  # in tests/cli/test_config_files.py
     else:
         preset = words[1] if words[0] == "--preset" else None
         settings = RunSettings.from_tree(parse_sections(words[2:] if preset else words), preset)
@@ -43,8 +46,12 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
 
 def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    (snippet,) = (text for kind, text in BLOCKS if kind == "python")
-    names: dict[str, object] = {}
+    own_model, snippet = (text for kind, text in BLOCKS if kind == "python")
+    names: dict[str, object] = {"__name__": "readme"}
+    exec(compile(own_model, "README.md", "exec"), names)
+    line = names["line"]
+    with torch.no_grad():
+        assert abs(line(torch.tensor([[0.5]])).item() - 0.25) < 0.1  # type: ignore[operator]
     exec(compile(snippet, "README.md", "exec"), names)
     assert "exact: -0.4534132" in capsys.readouterr().out
     assert abs(names["found"].energy_per_site.mean + 0.4534132) < 0.02  # type: ignore[attr-defined]

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from qsr.hparams import ConfigError, RunSettings, imports_allowed, parse_sections
+import qsr
+from qsr.hparams import ConfigError, RunSettings, imports_allowed, parse_sections, sections
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +52,26 @@ def test_the_document_s_command_lines(tmp_path: Path) -> None:
     assert refused.returncode == 2 and "add --allow-import demos" in refused.stderr and refused.stderr.count("\n") == 1
     loaded = run(f"load {path} {OWN}", module="qsr")
     assert loaded.returncode == 0 and "test/loss" in loaded.stdout and (path / "evaluation.txt").is_file()
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [
+    line.removeprefix("qsr ")
+    for line in README.splitlines()
+    if line.startswith(("qsr train --config-name", "qsr train -m", "qsr train --print"))
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_readme_s_lines(line: str, tmp_path: Path) -> None:
+    shorter = [f"train.dir={tmp_path}", *([] if "config-name" in line or "print" in line else ["++train.steps=1"])]
+    line = line.replace(" steps=100", "").replace("K=64", "K=8")
+    before, sections, rest = line.partition(" --train" if " --train" in line else "\n")
+    result = run(before, *shorter, *(sections + rest).split(), module="qsr")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) >= 3
+    if "--print" not in line:
+        assert len(list(tmp_path.rglob("settings.json"))) == (4 if "-m" in line.split() else 1)
 
 
 def test_a_typo_is_refused_with_a_hint() -> None:
@@ -164,6 +186,31 @@ def test_the_document_s_names_of_sections(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("model_confg: {type: rnn}\n")
     with pytest.raises(ConfigError, match="did you mean 'model_config'"):
         resolve("", tmp_path, "x")
+
+
+REGISTERED = {
+    "rnn": {"type": "rnn", "Nh": 8},
+    "ptf": {"type": "ptf", "Nh": 8, "nhead": 2, "patch": "2x2"},
+    "lptf": {"type": "lptf", "Nh": 8, "nhead": 2, "patch": "2x2", "subsampler": {"type": "rnn", "patch": 1, "Nh": 8}},
+}
+
+
+def test_every_registered_sampler_is_here() -> None:
+    assert {section.name for section in sections("model")} == {*REGISTERED, "model"}  # the last: tests/training/test_model.py
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_a_run_from_its_settings_alone_is_bit_identical(name: str, tmp_path: Path) -> None:
+    train = {"L": 16, "K": 16, "steps": 5, "dir": str(tmp_path / "a"), "seed": 3}
+    first = qsr.train(model=REGISTERED[name], train=train, optimizer={"name": "spring"})
+    assert first.path is not None
+    tree = json.loads((first.path / "settings.json").read_text())
+    settings = RunSettings.from_tree({key: value for key, value in tree.items() if key not in ("schema_version", "versions")})
+    assert settings == first.settings and settings.tree() == first.settings.tree()
+    tree["train"]["dir"] = str(tmp_path / "b")
+    second = qsr.train(**{key: value for key, value in tree.items() if key not in ("schema_version", "versions", "objective")})
+    for weights, others in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(weights, others)
 
 
 SAMPLER_TREES = st.fixed_dictionaries(
