@@ -77,12 +77,20 @@ def terminal() -> Iterator[bool]:
         package.removeHandler(handler)
 
 
+def allowing(settings: RunSettings) -> str:
+    """The option without which another process may not load a run on data."""
+    named = [settings.model.module_name, settings.data and settings.data.module_name]
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in named if name)
+    return "".join(f" --allow-import {module}" for module in modules)
+
+
 def finish(run: jobs.Run) -> None:
     """The last line of a training command."""
     if run.path is None:
         click.echo("done (no output directory)")
     elif run.settings.on_data:
-        click.echo(f"done: {run.path}\n  qsr load {run.path}    metrics on the test data\n  qsr plot {run.path}")
+        load_it = f"qsr load {run.path}{allowing(run.settings)}"
+        click.echo(f"done: {run.path}\n  {load_it}    metrics on the test data\n  qsr plot {run.path}")
     else:
         click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
 
@@ -119,7 +127,7 @@ def train(
     with imports_allowed(allow_import):
         if helped or not (words or resume or preset or config_name or print_blueprint):
             return explain(context, words)
-        if resume is not None and (words or preset or config_name):
+        if resume is not None and (words or preset or config_name or multirun or print_config or print_blueprint):
             raise ConfigError(f"--resume {resume}: a resumed run keeps its settings; use 'qsr finetune' to change them")
         if resume is not None:
             with interruptible(), terminal() as bar:
@@ -127,19 +135,26 @@ def train(
             return None
         overrides, sections = split_words(words)
         written = parse_sections(sections)
-        for chosen in sweep(overrides) if multirun else [overrides]:
-            tree = merged(read_tree_of(config_name, config_dir, chosen), written)
+        jobs_to_run = sweep(overrides) if multirun else [overrides]
+        trees = [merged(read_tree_of(config_name, config_dir, chosen), written) for chosen in jobs_to_run]
+        if not print_blueprint:
+            resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
+        done = []
+        for index, tree in enumerate(trees):
             if print_blueprint:
                 click.echo(
                     blueprint(tree or {"model": {"type": "ptf"}}, "All settings of a run (qsr train --config-name)."), nl=False
                 )
             elif print_config:
-                click.echo(as_yaml(RunSettings.from_tree(tree, preset).tree()), nl=False)
+                shown = {name: section for name, section in resolved[index].tree().items() if name != "objective"}
+                click.echo(as_yaml(shown), nl=False)
             else:
-                if multirun:
-                    click.echo(f"-m: {' '.join(chosen) or 'one run'}", err=True)
                 with interruptible(), terminal() as bar:
-                    finish(jobs.train(**tree, preset=preset, progress=bar))
+                    run = jobs.train(**tree, preset=preset, progress=bar)
+                finish(run)
+                done.append(f"{run.path}  {' '.join(jobs_to_run[index])}")
+        if multirun and done:
+            click.echo("\n".join(["runs of the sweep:", *done]))
     return None
 
 
@@ -243,6 +258,8 @@ def interruptible() -> Iterator[None]:
     except Interrupted as stop:
         saved = "nothing was saved (dir=<NONE>)"
         if stop.directory is not None:
-            saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}"
+            settings = stop.directory.read_settings()
+            more = allowing(settings) if settings.on_data else ""
+            saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}{more}"
         click.echo(f"{stop}: {saved}", err=True)
         raise

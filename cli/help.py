@@ -47,7 +47,7 @@ def section_table(name: str) -> str:
         shown = "" if field.is_required() else f" [{default}]"
         lines += _entry(field_name, f"({type_name(field)}){shown}", field.description or "")
     for shorthand, meaning in cls.shorthands.items():
-        lines += _entry(shorthand, "(bool)", meaning)
+        lines += _entry(shorthand, "(other spelling)", meaning)
     return "\n".join([*lines, ""])
 
 

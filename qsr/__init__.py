@@ -9,6 +9,7 @@ from qsr.jobs import Evaluation as Evaluation
 from qsr.jobs import ExactReport as ExactReport
 from qsr.jobs import Run as Run
 from qsr.jobs import evaluate as evaluate
+from qsr.jobs import evaluate_on_data as evaluate_on_data
 from qsr.jobs import exact as exact
 from qsr.jobs import finetune as finetune
 from qsr.jobs import fit as fit

@@ -162,8 +162,11 @@ class Hparams(BaseModel, Mapping[str, Any]):
             raise ConfigError(cls.unknown_name(name))
         if accepts_none(field) and text.lower() in NONE_WORDS:
             return None
+        parts: Any = text
+        if typing.get_origin(field.annotation) is tuple:
+            parts = [part.strip() for part in text.strip("()[]").split(",")]
         try:
-            return TypeAdapter(annotated(field)).validate_strings(text)
+            return TypeAdapter(annotated(field)).validate_strings(parts)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise ConfigError(_sentence(cls, name, text, problem)) from None

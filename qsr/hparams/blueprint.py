@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qsr.hparams.base import Hparams, accepts_none, type_name
-from qsr.hparams.building import class_of
+from qsr.hparams.building import as_mapping, class_of
 from qsr.hparams.on_data import LIFTED
 from qsr.hparams.registry import hparams_class
 
@@ -26,7 +26,8 @@ def blueprint(tree: Mapping[str, Any], title: str) -> str:
     Raises:
         ConfigError: for a section or model that there is not.
     """
-    model = class_of(tree["model"], "model")
+    tree = {name: as_mapping(name, section) for name, section in tree.items()}
+    model = class_of(tree.get("model", {}), "model")
     on_data = getattr(model, "on_data", False)
     if on_data:  # as `data_sections` has it
         tree = {**tree, "gradient_clipping": {"max_norm": None, **tree.get("gradient_clipping", {})}}

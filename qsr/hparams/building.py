@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qsr.hparams.base import ConfigError, Hparams
-from qsr.hparams.registry import class_for, find_section, sections
+from qsr.hparams.base import ConfigError, Hparams, nearest
+from qsr.hparams.registry import class_for, sections
 
 TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
 
@@ -26,13 +26,14 @@ def class_of(values: Mapping[str, Any], role: str) -> type[Hparams]:
     Raises:
         ConfigError: if neither tells, or if the section is something else.
     """
-    known = ", ".join(section.name for section in sections() if section.role == role)
-    kind = values.get("type", role if values.get("module_name") else None)
+    choices = [section.name for section in sections() if section.role == role]
+    default = role if values.get("module_name") else "rydberg" if role == "hamiltonian" else None
+    kind = values.get("type", default)
     if kind is None:
-        raise ConfigError(f"{role}.type: missing; one of {known}")
-    section = find_section(str(kind))
-    if section.role != role:
-        raise ConfigError(f"{role}.type={kind}: not a {role}; one of {known}")
+        raise ConfigError(f"{role}.type: missing; one of {', '.join(choices)}")
+    section = next((entry for entry in sections(role) if str(kind).lower() in (entry.name, *entry.aliases)), None)  # type: ignore[arg-type]
+    if section is None:
+        raise ConfigError(f"{role}.type={kind}: not a {role}{nearest(str(kind), choices)}")
     return class_for(section.name, values)
 
 

@@ -19,42 +19,82 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it cannot be read, is not YAML or not a mapping, or has an object tag; see also `resolved`.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    return resolved(unresolved_yaml(path), path)
 
-    try:
+
+def unresolved_yaml(path: str | Path) -> dict[str, Any]:
+    """As `read_yaml`, with interpolations and missing values as they are written.
+
+    Raises:
+        ConfigError: as `read_yaml`.
+    """
+    from omegaconf import OmegaConf
+
+    with reading(path):
         config = OmegaConf.load(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file of settings ({_one_line(error)})") from None
-    return resolved(config, path)
+        return plain_tree(OmegaConf.to_container(config, resolve=False), path)
 
 
 def resolved(config: Any, where: Any) -> dict[str, Any]:
-    """Plain containers from an OmegaConf mapping.
+    """Plain containers from a mapping, of OmegaConf or with its interpolations in it.
 
     Interpolations of other settings are resolved. Those of environment variables are refused: their values would end in
     settings.json, which people share.
 
     Raises:
-        ConfigError: naming `where`, for missing values, interpolations that cannot be resolved, and anything but a mapping.
+        ConfigError: naming `where`, for missing values, interpolations that cannot be resolved, anything but a mapping, and
+            keys or values that are not data.
     """
     from omegaconf import OmegaConf
+
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{where}: expected a mapping of settings, found {type(config).__name__}")
+    with reading(where), without_environment():
+        made = config if OmegaConf.is_config(config) else OmegaConf.create(dict(config))
+        return plain_tree(OmegaConf.to_container(made, resolve=True, throw_on_missing=True), where)
+
+
+@contextmanager
+def reading(where: Any) -> Iterator[None]:
+    """Turn whatever YAML and OmegaConf raise about a file into one line that names it."""
+    import yaml
     from omegaconf.errors import OmegaConfBaseException
 
-    if not OmegaConf.is_config(config) and isinstance(config, Mapping):
-        return {str(name): value for name, value in config.items()}
-    if not OmegaConf.is_dict(config):
-        raise ConfigError(f"{where}: expected a mapping of settings, found {type(config).__name__}")
     try:
-        with _without_environment():
-            plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_one_line(error)}") from None
-    assert isinstance(plain, dict)
-    return {str(name): value for name, value in plain.items()}
+        yield
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{where}: not usable as settings ({_one_line(error)})") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: not usable as settings (it contains itself)") from None
+
+
+def plain_tree(tree: Any, where: Any) -> dict[str, Any]:
+    """A mapping that holds nothing but mappings with text keys, lists, text, numbers, true, false and null.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected a mapping of settings, found {type(tree).__name__}")
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            odd = [key for key in value if not isinstance(key, str)]
+            if odd:
+                raise ConfigError(f"{where}: {path or 'the file'} has the key {odd[0]!r}; keys must be text")
+            waiting += [(f"{path}.{key}".lstrip("."), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(path, inner) for inner in value]
+        elif not (value is None or isinstance(value, (str, int, float))):
+            raise ConfigError(f"{where}: {path} is a {type(value).__name__}; settings are text, numbers, true, false and null")
+    return tree
 
 
 def under(tree: Mapping[str, Any], key: str | None, where: Any) -> dict[str, Any]:
@@ -85,8 +125,11 @@ def as_yaml(tree: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _without_environment() -> Iterator[None]:
-    """OmegaConf's resolvers are global, and names of resolvers can be computed: only taking it out is sure."""
+def without_environment() -> Iterator[None]:
+    """Without interpolations of environment variables.
+
+    OmegaConf's resolvers are global, and names of resolvers can be computed: only taking it out is sure.
+    """
     from omegaconf import OmegaConf
     from omegaconf.resolvers import oc
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from qsr.hparams.base import ConfigError
@@ -23,13 +24,17 @@ def remember(cls: type) -> None:
 
 
 def dotted_name(cls: type) -> str:
-    """`package.module.Class`."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """`package.module.Class`; for a class of the script that is running, with the script's name in place of `__main__`."""
+    module = cls.__module__
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        module = Path(file).stem if file else module
+    return f"{module}.{cls.__qualname__}"
 
 
 def allow_import(*modules: str) -> None:
     """Trust modules (and what lies below them) for the rest of this process: settings may name classes in them."""
-    _allowed.update(modules)
+    _allowed.update(part.strip() for module in modules for part in module.split(","))
 
 
 @contextmanager
@@ -55,6 +60,8 @@ def find_class(name: str, base: type, where: str) -> Any:
     Raises:
         ConfigError: for a module that is not allowed, one that cannot be imported, and anything but such a class.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}={name!r}: must be the name of a class, package.module.Class")
     found: Any = _known.get(name)
     if found is None:
         found = _imported(name, where)
@@ -68,9 +75,8 @@ def find_class(name: str, base: type, where: str) -> Any:
 def _imported(name: str, where: str) -> Any:
     module, _, attribute = str(name).rpartition(".")
     if not module or not _is_allowed(module):
-        root = str(name).partition(".")[0]
         raise ConfigError(
-            f"{where}={name}: modules are imported only when you say so; add --allow-import {root} "
+            f"{where}={name}: modules are imported only when you say so; add --allow-import {module or name} "
             f"(in Python: allow_import) if you trust it"
         )
     if os.getcwd() not in sys.path:

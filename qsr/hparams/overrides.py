@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qsr.hparams.base import ConfigError, nearest
-from qsr.hparams.files import read_yaml, resolved
+from qsr.hparams.files import plain_tree, reading, resolved, unresolved_yaml, without_environment
+from qsr.hparams.on_data import LIFTED
+from qsr.hparams.registry import sections
 
 SECTIONS = (
     *("train", "model", "hamiltonian", "data", "optimizer", "scheduler", "gradient_clipping", "checkpoint", "early_stopping"),
@@ -24,6 +26,8 @@ ALIASES = {
     "num_epochs": "train.max_epochs",
     "epochs": "train.max_epochs",
 }
+NAMED = ("optimizer", "scheduler")  # sections that name a class of torch
+LATTICE = ("Lx", "Ly", "boundary")
 DIRECTORY_VARIABLES = ("QSR_CONFIG_PATH", "HYDRA_CONFIG_PATH")  # the first that is set wins
 
 
@@ -57,15 +61,20 @@ def read_tree_of(name: str | None, directory: str | Path | None, overrides: Sequ
     if sweeps:
         raise ConfigError(f"{sweeps[0]}: several values are a sweep; add -m to run them all, or quote the value: 'a,b'")
     tree: dict[str, Any] = {}
+    where: Any = "overrides"
     if name is not None:
-        file = _config_file(name, directory)
-        groups = [override for override in parsed if (file.parent / override.key_or_group).is_dir()]
-        parsed = [override for override in parsed if override not in groups]
-        tree = _composed(file, [str(override.input_line) for override in groups])
-        tree = _canonical(tree, file)
+        where = file = _config_file(name, directory)
+        raw = unresolved_yaml(file)
+        groups = []
+        if "defaults" in raw:
+            groups = [override for override in parsed if (file.parent / override.key_or_group).is_dir()]
+            parsed = [override for override in parsed if override not in groups]
+            raw = _composed(file, raw, [str(override.input_line) for override in groups])
+        tree = _canonical(raw, file)
     for override in parsed:
         _apply(tree, override)
-    return tree
+    # Interpolations last, as Hydra has it: they see what overrides have changed.
+    return resolved(tree, where)
 
 
 def sweep(overrides: Sequence[str]) -> list[list[str]]:
@@ -77,6 +86,9 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.errors import HydraException
 
+    globs = [text for text in overrides if "=glob(" in text]
+    if globs:
+        raise ConfigError(f"{globs[0]}: glob is for config groups; write the values")
     try:
         batches = BasicSweeper.split_arguments([_parsed(text) for text in overrides], max_batch_size=None)
     except HydraException as error:
@@ -85,26 +97,35 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections with those of `above` on top; one of another type, or of another torch class, replaces what is below."""
+    """Sections with those of `above` on top.
+
+    One of another type, or of another torch class, replaces what is below; another problem keeps its lattice.
+    """
     result = dict(below)
-    for name, values in above.items():
-        old = result.get(name)
-        if not isinstance(old, Mapping) or not isinstance(values, Mapping) or _differ(old, values):
-            result[name] = values
+    for section, values in above.items():
+        old = result.get(section)
+        if not isinstance(old, Mapping) or not isinstance(values, Mapping):
+            result[section] = values
+        elif _differ(section, old, values):
+            kept = LATTICE if section == "hamiltonian" and old.get("positions") is None else ()
+            result[section] = {**{name: old[name] for name in kept if name in old}, **values}
         else:
-            result[name] = _deep(old, values)
+            result[section] = _deep(old, values)
     return result
 
 
-def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(None not in (old.get(key), new.get(key)) and old[key] != new[key] for key in ("type", "name", "module_name"))
+def _differ(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two sections are about different things: then nothing of the one means anything in the other."""
+    keys = ("name",) if section in NAMED else ("type", "module_name")
+    return any(None not in (old.get(key), new.get(key)) and str(old[key]).lower() != str(new[key]).lower() for key in keys)
 
 
 def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(old)
     for name, value in new.items():
         inner = result.get(name)
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping) and not _differ(inner, value)
+        # Models inside models say what they are by their type.
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping) and not _differ("model", inner, value)
         result[name] = _deep(inner, value) if both else value  # type: ignore[arg-type]
     return result
 
@@ -132,28 +153,29 @@ def _config_file(name: str, directory: str | Path | None) -> Path:
     return file
 
 
-def _composed(file: Path, groups: Sequence[str]) -> dict[str, Any]:
-    """The file, through Hydra's compose if it has a defaults list."""
-    from omegaconf import OmegaConf
+def _composed(file: Path, raw: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+    """A file with a defaults list, through Hydra's compose; interpolations stay as they are.
 
-    tree = read_yaml(file) if not groups else {}
-    if not groups and "defaults" not in tree:
-        return tree
+    Raises:
+        ConfigError: for what Hydra refuses, and for settings of Hydra itself, which can import packages.
+    """
+    if "hydra" in raw or "hydra" in str(raw["defaults"]) or "://" in str(raw["defaults"]):
+        raise ConfigError(f"{file}: settings of Hydra itself (hydra: ..., pkg://...) are not used here; take them out")
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf import OmegaConf
 
-    try:
-        with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
-            config = compose(file.stem, overrides=list(groups))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file}: {_one_line(error)}") from None
-    OmegaConf.set_struct(config, False)
-    return resolved(config, file)
+    with reading(file), without_environment():
+        try:
+            with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
+                config = compose(file.stem, overrides=list(groups))
+        except HydraException as error:
+            raise ConfigError(f"{file}: {_one_line(error)}") from None
+        return plain_tree(OmegaConf.to_container(config, resolve=False), file)
 
 
 def _canonical(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Sections under their own names.
+    """Sections under their own names, and those inside the model beside it.
 
     Raises:
         ConfigError: for a key that is not a section, and for two names of one.
@@ -165,12 +187,26 @@ def _canonical(tree: Mapping[str, Any], file: Path) -> dict[str, Any]:
         else:
             flat[name] = value
     result: dict[str, Any] = {}
-    for name, value in flat.items():
+    # Whole sections first: the others are single settings in them.
+    for name, value in sorted(flat.items(), key=lambda item: "." in ALIASES.get(item[0], "")):
         path = ALIASES.get(name, name).split(".")
+        kind = _kind(name)
+        if kind is not None:  # `rydberg: {...}`, as on the command line
+            path = [kind.role]
+            value = {"type": kind.name, **(value if isinstance(value, Mapping) else {})}
         if path[0] not in SECTIONS:
-            raise ConfigError(f"{file}: unknown section '{name}'{nearest(name, (*SECTIONS, *ALIASES))}")
+            raise ConfigError(f"{file}: unknown section '{name}'{nearest(name, SECTIONS)}")
+        if path[0] in NAMED and isinstance(value, Mapping) and "module_name" in value and "name" not in value:
+            value = {"name" if key == "module_name" else key: inner for key, inner in value.items()}
         if value is not None:
             _put(result, path, value, f"{file}: {name}", new=True)
+    model = result.get("model")
+    if isinstance(model, Mapping):
+        for name in LIFTED:
+            if isinstance(model.get(name), Mapping) and name not in result:
+                result[name] = model[name]
+                model = {key: value for key, value in model.items() if key != name}
+        result["model"] = model
     return result
 
 
@@ -182,16 +218,35 @@ def _apply(tree: dict[str, Any], override: Any) -> None:
             name = own + name[len(alias) :]
             break
     path = name.split(".")
+    if path[0] == "model" and len(path) > 1 and path[1] in LIFTED:
+        path = path[1:]
+    kind = _kind(path[0])
+    if kind is not None and len(path) > 1:
+        section = dict(tree.get(kind.role, {}))
+        if section.setdefault("type", kind.name) != kind.name:
+            raise ConfigError(f"{text}: this run has {kind.role}.type={section['type']}")
+        tree[kind.role] = section
+        path[0] = kind.role
+    if path[0] in NAMED and path[1:] == ["module_name"]:
+        path[1] = "name"
     if path[0] not in SECTIONS:
         if not (override.is_add() or override.is_force_add()):
-            raise ConfigError(
-                f"{text}: unknown section '{path[0]}'{nearest(path[0], SECTIONS)} Use +{text} to add a key of your own"
-            )
+            hint = nearest(path[0], SECTIONS).rstrip("?")
+            raise ConfigError(f"{text}: unknown section '{path[0]}'{hint} (with + before it: a key of your own, kept in extra)")
         path = ["extra", *path]
     if override.is_delete():
         _remove(tree, path, override)
     else:
         _put(tree, path, _plain(override.value()), text, new=override.is_add())
+
+
+def _kind(name: str) -> Any:
+    """The model or problem that is called so; None for other names."""
+    return next((entry for entry in sections() if entry.role in ("model", "hamiltonian") and name in _names(entry)), None)
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    return () if entry.name in SECTIONS else (entry.name, *entry.aliases)
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any, text: str, new: bool) -> None:

@@ -87,7 +87,12 @@ def class_for(name: str, values: Mapping[str, Any]) -> type[Hparams]:
     named = values.get("module_name")
     if not section.owner or named is None:
         return hparams_class(name)
-    schema: type[Hparams] = find_class(named, resolve(section.owner), f"{section.name}.module_name").hparams_schema
+    schema: type[Hparams] | None = find_class(named, resolve(section.owner), f"{section.name}.module_name").hparams_schema
+    if schema is None:
+        base = section.owner.partition(":")[2]
+        raise ConfigError(
+            f"{section.name}.module_name={named}: has no settings; write class {named.split('.')[-1]}({base}[MyHparams])"
+        )
     return schema
 
 

@@ -14,14 +14,15 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.device import find_device
-from qsr.jobs.run import Run, Section, given_sections, logged
-from qsr.runs import RunDirectory, StoredRun, restore_model, write_atomically
+from qsr.jobs.run import Run, Section, given_sections, logged, path_of
+from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Supervised, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.fitting import matmul_precision, objective_of, source, stage_of
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
 from qsr.training.random import derived_seed
+from qsr.training.stopping import watched, weights_name
 from qsr.training.update import TorchUpdate
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def start_fit(
     """A new run; the model and the data are made from their settings if they are not there."""
     model = new_model(settings) if model is None else placed(model, settings)
     objective = objective_of(settings, data_of(settings) if data is None else data)
+    check_monitors(settings, model, objective)
     TorchUpdate(model, settings, stage_of(settings, objective))  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(settings)
     if directory is None:
@@ -96,10 +98,35 @@ def start_fit(
         return _run(settings, model, objective, directory, progress, False, callbacks)
 
 
-def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool) -> Run:
+def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervised) -> None:
+    """Whether what is watched will be there, by an evaluation of one batch.
+
+    Raises:
+        ConfigError: naming the setting that asks for something else.
+    """
+    evaluated = objective.validation is not None and settings.train.check_val_every_n_epoch <= settings.train.max_epochs
+    watching = {"early_stopping": settings.early_stopping}
+    if settings.scheduler.name == "ReduceLROnPlateau":
+        watching["scheduler"] = settings.scheduler
+    if evaluated and settings.checkpoint.monitor is not None:
+        watching["checkpoint"] = settings.checkpoint
+    with torch.random.fork_rng(devices=[]):
+        names = objective.evaluate(model, objective.validation or objective.training, "validation", batches=1)
+    metrics = names if evaluated else {}
+    metrics = {**metrics, **{name.replace("validation/", "training/"): 0.0 for name in names}}
+    for name, section in watching.items():
+        if section is None:
+            continue
+        if section.monitor.startswith("validation/") and not evaluated:
+            raise ConfigError(f"{name}.monitor={section.monitor}: there is never an evaluation on validation data in this run")
+        watched(metrics, section.monitor, name)
+    weights_name(settings.checkpoint.filename, 0, 0, metrics)
+
+
+def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run; the directory must be locked."""
     objective = objective_of(settings, data_of(settings) if data is None else data)
-    return _run(settings, new_model(settings), objective, directory, progress, True, ())
+    return _run(settings, new_model(settings), objective, directory, progress, True, callbacks)
 
 
 def new_model(settings: RunSettings) -> Model[Any]:
@@ -142,9 +169,10 @@ def _run(
     stage = stage_of(settings, objective)
     callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history)]
     callbacks += [ProgressLog(), *([ProgressBar()] if progress else [])]
-    target = metric_logger(settings.logger, directory, settings.tree())
-    callbacks += [] if target is None else [LoggerCallback(target)]
-    callbacks += [*model.configure_callbacks(), *watching]
+    callbacks += model.configure_callbacks()
+    target = metric_logger(settings.logger, directory, settings.tree(), resume)
+    callbacks += [] if target is None else [LoggerCallback(target)]  # after what may put other weights in place
+    callbacks += watching
     trainer = Trainer(model, objective, TorchUpdate(model, settings, stage), callbacks, settings, directory, stage)
     with logged(directory), matmul_precision(settings.model.matmul_precision):
         if resume:
@@ -189,11 +217,17 @@ class DataEvaluation:
 
 
 def evaluate_on_data(
-    stored: StoredRun, data: Any = None, *, device: str = "auto", output: str | Path | None = None, write: bool = False
+    run: StoredRun | str | Path | Run,
+    data: Any = None,
+    *,
+    device: str = "auto",
+    output: str | Path | None = None,
+    write: bool = False,
 ) -> DataEvaluation:
     """Metrics of a run's model on its test data (validation data, if there is none).
 
     Args:
+        run: a run directory, or the result of `fit`.
         data: a `PyTorchData`; default: that of the run's settings.
         output: directory for `evaluation.txt`; default the run's own.
         write: whether to write it.
@@ -201,6 +235,9 @@ def evaluate_on_data(
     Raises:
         ConfigError: as `load_model`; also if the run does not say where its data come from.
     """
+    stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
+    if not stored.settings.on_data:
+        raise ConfigError(f"{stored.path}: is a run of a sampler; use evaluate")
     model: Model[Any] = restore_model(stored, find_device(device))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
     part, dataset = ("validation", found.val) if found.test is None else ("test", found.test)

@@ -13,6 +13,7 @@ from qsr.hparams import ConfigError
 from qsr.jobs.exact import product_baselines
 from qsr.jobs.run import Run, path_of
 from qsr.runs import RunDirectory, read_run, replacing, restore_model
+from qsr.runs.directory import SETTINGS_FILE, read_tree
 from qsr.training.random import generator_for
 
 EXACT_SITES = 16  # seconds of diagonalisation
@@ -29,12 +30,13 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     """
     from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
 
-    stored = read_run(path_of(run))
-    target = Path(output) if output is not None else stored.path / "plot.png"
+    path = path_of(run)
+    target = Path(output) if output is not None else path / "plot.png"
     if not target.parent.is_dir() or target.is_dir():
         raise ConfigError(f"{target}: cannot be written; expected a file in an existing directory")
-    if stored.settings.on_data:
-        return _plot_epochs(RunDirectory(stored.path), stored.settings.model.label_of_runs, target)
+    if (path / SETTINGS_FILE).is_file() and read_tree(path / SETTINGS_FILE).get("objective") == {"name": "supervised"}:
+        return _plot_epochs(RunDirectory(path), target)  # needs no class of the user's own
+    stored = read_run(path)
     lattice = stored.settings.hamiltonian.lattice()
     problem = stored.settings.hamiltonian.build()
     model = restore_model(stored)
@@ -122,7 +124,7 @@ def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> N
     axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")
 
 
-def _plot_epochs(run: RunDirectory, title: str, target: Path) -> Path:
+def _plot_epochs(run: RunDirectory, target: Path) -> Path:
     """The metrics of a model on data against epochs, training and validation side by side."""
     from matplotlib.figure import Figure
 
@@ -138,7 +140,7 @@ def _plot_epochs(run: RunDirectory, title: str, target: Path) -> Path:
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
         axes.legend()
-    figure.suptitle(f"{title}, {run.path}", fontsize=10)
+    figure.suptitle(str(run.path), fontsize=10)
     with replacing(target) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, format="png")
     return target

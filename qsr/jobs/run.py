@@ -171,7 +171,7 @@ def _run_stage(
         callbacks.insert(0, HistoryWriter(directory.history, here.hamiltonian.energy_unit, num_sites))
     if progress:
         callbacks.append(ProgressBar(num_sites))
-    target = metric_logger(settings.logger, directory, settings.tree())
+    target = metric_logger(settings.logger, directory, settings.tree(), resume or stage.index > 0)
     callbacks += [] if target is None else [LoggerCallback(target)]
     callbacks += watching
     rule = update_rule(model, settings, stage)

@@ -98,11 +98,12 @@ def variational_energy(settings: RunSettings, stage: Stage) -> Objective:
     return VariationalEnergy(settings.hamiltonian.build(), settings.train, stage, most_noise)
 
 
-def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False) -> Run:
+def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, callbacks: Sequence[Callback] = ()) -> Run:
     """Go on with an interrupted run from its last checkpoint; on a CPU bit for bit as if nothing had happened.
 
     Args:
         data: of a run on data whose settings do not say where they come from.
+        callbacks: those that the run was started with.
 
     Raises:
         ConfigError: if the directory is not a run of qsr, has no usable checkpoint, or is being written.
@@ -112,12 +113,12 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False) -
     with directory.lock():
         settings = directory.read_settings()
         if settings.on_data:
-            return resume_fit(settings, directory, data, progress)
+            return resume_fit(settings, directory, data, progress, callbacks)
         model = build_model(at_stage(settings, settings.train.stages()[0]))
         if settings.objective.name == "teacher":
             teacher = directory.path / TEACHER
             if not teacher.is_dir():
                 raise ConfigError(f"{teacher}: the teacher of this transfer is missing")
             likelihood = TeacherLikelihood(load_model(teacher, model.device), settings.train)
-            return run_training(settings, model, lambda *_: likelihood, directory, progress, resume=True)
-        return run_training(settings, model, variational_energy, directory, progress, resume=True)
+            return run_training(settings, model, lambda *_: likelihood, directory, progress, True, callbacks)
+        return run_training(settings, model, variational_energy, directory, progress, True, callbacks)

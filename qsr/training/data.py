@@ -56,6 +56,7 @@ class DataHparams(Hparams):
     def _drawn(self) -> Any:
         if self.seed is None:
             self.__dict__["seed"] = random.randrange(10001)
+            self.__pydantic_fields_set__.add("seed")  # it must not be drawn again by whoever copies what is set
         return self
 
     def build(self) -> Any:

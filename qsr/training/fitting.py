@@ -88,7 +88,11 @@ def fit_in_memory(
     """`Model.fit_fast`."""
     if str(precision) not in PRECISIONS:
         raise ConfigError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
+    if isinstance(train_loader, PyTorchData):
+        raise ConfigError("fit_fast: expected loaders, found PyTorchData; give data.train_loader and data.val_loader")
     device = DEVICES.get(accelerator, accelerator)
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"accelerator={accelerator}: this machine has no CUDA device")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     name = PRECISIONS[str(precision)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.runs import RunDirectory
+from qsr.runs import RunDirectory, replacing
 from qsr.training.protocols import Callback, EpochObjective, Metrics
 from qsr.training.trainer import Trainer
 
@@ -29,7 +29,7 @@ class LoggerHparams(Hparams):
         "none", help="csv: metrics.csv; tensorboard and wandb need the packages (pip install 'qsr[tensorboard]', 'qsr[wandb]')"
     )
     name: str = Hparam("", help="of the run, as the logger shows it; empty: its directory")
-    save_dir: str = Hparam("", help="where the files go; empty: the run directory")
+    save_dir: str = Hparam("", help="where the files go, in a folder for every run; empty: the run directory")
     version: str | None = Hparam(None, help="identifier of the run in Weights & Biases, to go on with an earlier one")
     offline: bool = Hparam(True, help="Weights & Biases: keep everything on this machine (wandb sync sends it later)")
     project: str | None = Hparam(None, help="Weights & Biases: the project")
@@ -47,35 +47,42 @@ class MetricLogger(Protocol):
 
 
 class CsvLogger:
-    """metrics.csv: a row per step, a column per metric; columns that turn up later rewrite the file."""
+    """metrics.csv: a row per step, a column per metric; columns that turn up later rewrite the file.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        resume: go on with the rows that are there; without it they must not be.
+
+    Raises:
+        ConfigError: for the file of another run.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
         self.columns: list[str] = []
         self.rows: list[dict[str, str]] = []
-        self.waiting: list[dict[str, str]] = []
-        if path.exists():  # a resumed run
+        self.waiting = 0
+        if path.exists():
+            if not resume:
+                raise ConfigError(f"logger.save_dir={path.parent}: has the metrics.csv of another run; choose another directory")
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 self.columns, self.rows = list(reader.fieldnames or ()), list(reader)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        self.rows = [row for row in self.rows if int(row["step"]) < step] if self.rows and not self.waiting else self.rows
-        self.waiting.append({"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}})
-        if len(self.waiting) >= ROWS_KEPT:
+        while self.rows and int(self.rows[-1]["step"]) >= step:  # the run has gone back to a checkpoint
+            self.rows.pop()
+        self.rows.append({"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}})
+        self.waiting += 1
+        if self.waiting >= ROWS_KEPT:
             self._write()
 
     def close(self, weights: Path | None) -> None:
         self._write()
 
     def _write(self) -> None:
-        self.rows += self.waiting
-        self.waiting = []
-        for row in self.rows:
-            self.columns += [name for name in row if name not in self.columns]
-        from qsr.runs.files import replacing
-
-        with replacing(self.path) as temporary, Path(temporary).open("w", newline="") as file:
+        self.waiting = 0
+        self.columns += [name for name in dict.fromkeys(key for row in self.rows for key in row) if name not in self.columns]
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
@@ -122,12 +129,15 @@ class WandbLogger:
         self.run.finish()
 
 
-def metric_logger(settings: LoggerHparams, directory: RunDirectory | None, config: dict[str, Any]) -> MetricLogger | None:
+def metric_logger(
+    settings: LoggerHparams, directory: RunDirectory | None, config: dict[str, Any], resume: bool
+) -> MetricLogger | None:
     """The logger that the settings ask for.
 
     Args:
         directory: of the run; None needs `save_dir`.
         config: all settings of the run.
+        resume: go on with what is there.
 
     Raises:
         ConfigError: if its package is not installed, or there is no place for its files.
@@ -136,13 +146,15 @@ def metric_logger(settings: LoggerHparams, directory: RunDirectory | None, confi
         return None
     if not settings.save_dir and directory is None:
         raise ConfigError(f"logger.kind={settings.kind}: give logger.save_dir; this run has no directory")
-    folder = Path(settings.save_dir) if settings.save_dir else directory.path if directory is not None else Path()
+    folder = Path(settings.save_dir)
+    if directory is not None:  # runs that share `save_dir` have folders of their own in it
+        folder = folder.joinpath(*directory.path.parts[-3:]) if settings.save_dir else directory.path
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"logger.save_dir={folder}: cannot be made ({error.strerror})") from None
     if settings.kind == "csv":
-        return CsvLogger(folder / "metrics.csv")
+        return CsvLogger(folder / "metrics.csv", resume)
     if settings.kind == "tensorboard":
         return TensorBoardLogger(folder / "tensorboard" / settings.name)
     return WandbLogger(folder, settings, config)
@@ -159,7 +171,7 @@ class LoggerCallback(Callback):
             self.target.log(metrics, trainer.step)
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        self.target.log({**metrics, "epoch": trainer.epoch}, trainer.step)
+        self.target.log({**metrics, "epoch": trainer.epoch, "lr": trainer.update_rule.rate}, trainer.step)
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if trainer.stage.final:

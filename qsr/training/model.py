@@ -53,9 +53,9 @@ class ModelHparams(Hparams):
 class Model(nn.Module, Generic[TModelHparams]):
     """Base class of trainable models: `class MyModel(Model[MyHparams])` with `forward` and `compute_metrics`.
 
-    `compute_metrics` returns a dictionary of metrics with the `loss` that is minimised among them. Its first two arguments
-    decide what it gets: `(outputs, targets)`, where outputs = self(inputs) for a batch of (inputs, targets), or of an object
-    with targets in `.y`; or `(batch, batch_idx)`, the batch as it comes.
+    `compute_metrics` returns a dictionary of metrics with the `loss` that is minimised among them. The names of its arguments
+    decide what it gets: `(batch, batch_idx)` the batch as it comes; any others, as `(outputs, targets)`, outputs = self(inputs)
+    and the targets, for batches of (inputs, targets) or of an object with targets in `.y`.
 
     Attributes:
         hparams_schema: the class of the settings, taken from the type parameter; inherited.
@@ -111,7 +111,7 @@ class Model(nn.Module, Generic[TModelHparams]):
 
     def _metrics(self, batch: Any, batch_idx: int) -> Mapping[str, Tensor]:
         names = list(inspect.signature(self.compute_metrics).parameters)[:2]
-        if names != ["outputs", "targets"]:
+        if names[:1] == ["batch"] or names[1:] == ["batch_idx"]:
             return self.compute_metrics(batch, batch_idx)
         if hasattr(batch, "y"):
             return self.compute_metrics(self(batch), batch.y)
@@ -187,7 +187,7 @@ class Model(nn.Module, Generic[TModelHparams]):
         precision: str | int = 32,
         verbose: bool = True,
     ) -> dict[str, float]:
-        """A quick training with Adam(lr) that writes nothing.
+        """A quick training with Adam(lr) that writes nothing; the optimizer, scheduler and early stopping of the settings rest.
 
         Args:
             train_loader, val_loader: iterables of batches with a length.

@@ -31,6 +31,10 @@ class NamedHparams(Hparams):
     name: str
     kwargs: dict[str, Any] = Hparam({}, help="keyword arguments of the class, typed as in its signature")
 
+    @classmethod
+    def unknown_name(cls, name: str) -> str:
+        return f"{super().unknown_name(name)} (arguments of the class stand in kwargs: {cls.section}.kwargs.{name})"
+
     @property
     def module_name(self) -> str | None:
         """The class in full; None where there is none."""
@@ -269,6 +273,8 @@ class SchedulerHparams(NamedHparams):
             name = self.automatic if samplers or self.kwargs else "none"
         if interval == "auto":
             interval = "step" if samplers or name == self.automatic else "epoch"
+        if name == "ReduceLROnPlateau" and interval == "step" and not samplers:
+            raise ConfigError("scheduler.interval=step: ReduceLROnPlateau looks at evaluations, which come with epochs")
         if samplers and interval == "epoch":
             raise ConfigError("scheduler.interval=epoch: a sampler's run has steps only")
         if samplers and name == "ReduceLROnPlateau":

@@ -76,6 +76,10 @@ class EpochObjective(Objective, Protocol):
 class UpdateRule(Protocol):
     """Owns the step: a torch optimizer with its scheduler and clipping, a natural gradient, a closed-form sweep."""
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+
     def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
         """Change the model's weights by one step."""
 

@@ -99,7 +99,7 @@ def named_optimizer(parameters: Any, settings: OptimizerHparams, **arguments: An
     """
     try:
         found: torch.optim.Optimizer = settings.target(settings.name)(parameters, **{**settings.kwargs, **arguments})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
         raise ConfigError(f"optimizer.name={settings.name}: {error}") from None
     return found
 
@@ -120,9 +120,17 @@ def named_scheduler(
     filled["cycle_momentum"] = False
     accepted = inspect.signature(kind.__init__).parameters
     wanted = {name: value for name, value in filled.items() if name in accepted}
+    arguments = {**wanted, **settings.kwargs}
     try:
-        return kind(optimizer, **{**wanted, **settings.kwargs})
+        # Some arguments (step_size=0) show only in the first step that they are wrong.
+        groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
+        probe = torch.optim.SGD(groups, momentum=0.9)
+        probing: Any = kind(probe, **arguments)
+        probe.step()
+        probing.step(*([1.0] if isinstance(probing, torch.optim.lr_scheduler.ReduceLROnPlateau) else []))
+        return kind(optimizer, **arguments)
     except ZeroDivisionError:
-        raise ConfigError(f"scheduler.name={settings.name}: {steps} steps are too few for its arguments") from None
-    except (TypeError, ValueError, ArithmeticError, AttributeError, KeyError) as error:
+        found = " ".join(f"{name}={value}" for name, value in arguments.items())
+        raise ConfigError(f"scheduler.name={settings.name}: divides by zero with {found}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
         raise ConfigError(f"scheduler.name={settings.name}: {error}") from None

@@ -97,7 +97,9 @@ class TrainHparams(Hparams):
             if "steps" not in self.model_fields_set:
                 self.__dict__["steps"] = total  # not "set": it follows later changes of the curriculum
             elif self.steps != total:
-                raise ConfigError(f"train.steps={self.steps}: the stages of train.curriculum have {total} steps; leave it out")
+                raise ConfigError(
+                    f"train.steps={self.steps}: the stages of train.curriculum have {total} steps; leave it out (~train.steps)"
+                )
         if any(character in "/\\:" or not character.isprintable() for character in self.sub_directory):
             raise ConfigError(f"train.sub_directory={self.sub_directory!r}: must be part of a name, without / \\ :")
         if "B" not in self.model_fields_set or self.B is None:
@@ -152,7 +154,7 @@ class CheckpointHparams(Hparams):
         ge=1,
         help="steps between checkpoints to resume from; None: 100 for samplers, at ends of epochs only for models on data",
     )
-    every_n_epochs: int | None = Hparam(1, ge=1, help="epochs between checkpoints; None: never for their sake")
+    every_n_epochs: int | None = Hparam(1, ge=1, help="epochs between checkpoints, at most one a second; None: only at the end")
     monitor: str | None = Hparam("validation/loss", help="metric that the best weights are chosen by; None: the newest are")
     mode: Literal["min", "max"] = Hparam("min", help="whether the smallest or the largest value of it is best")
     save_top_k: int = Hparam(3, ge=-1, help="number of best weights to keep; 0: none, -1: all")

@@ -49,7 +49,7 @@ class EarlyStopping(Callback):
         self._weights: dict[str, Tensor] | None = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        trainer.stopped = self.reason  # a run that is resumed after it has ended
+        trainer.stopped = trainer.stopped or self.reason  # a run that is resumed after it has ended
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
         value = watched(metrics, self.settings.monitor, "early_stopping")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import torch
@@ -58,14 +58,24 @@ class DatasetSource:
         chosen = [order[start * size : (start + 1) * size] for start in range(first, len(self))]
         return iter(
             DataLoader(
-                self.dataset,
+                _Seeded(self.dataset, self.seed, epoch),
                 batch_sampler=chosen,
                 num_workers=self.loader.num_workers,
                 pin_memory=self.loader.pin_memory and torch.cuda.is_available(),
-                persistent_workers=self.loader.persistent_workers and self.loader.num_workers > 0,
                 generator=generator,
             )
         )
+
+
+class _Seeded(Dataset[Any]):
+    """A data set whose random transforms draw numbers that depend on the epoch and the sample alone, in any process."""
+
+    def __init__(self, dataset: Dataset[Any], seed: int, epoch: int) -> None:
+        self.dataset, self.seed, self.epoch = dataset, seed, epoch
+
+    def __getitem__(self, index: int) -> Any:
+        torch.manual_seed(derived_seed(self.seed, "data", self.epoch, index))
+        return self.dataset[index]
 
 
 class LoaderSource:
@@ -81,7 +91,9 @@ class LoaderSource:
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         torch.manual_seed(derived_seed(self.seed, "order", epoch))
-        return islice(iter(self.loader), first, None)
+        batches = iter(self.loader)
+        # A sampler draws its order when the first batch is asked for: now, and not after other draws.
+        return islice(chain(list(islice(batches, 1)), batches), first, None)
 
 
 @dataclass
@@ -133,8 +145,7 @@ class Supervised:
     def prepare(self, model: Model[Any], keys: Sequence[BatchKey]) -> tuple[list[DataBatch], Metrics]:
         found = []
         for key in keys:
-            # Random transforms of the data set draw from the global generator.
-            torch.manual_seed(derived_seed(key.seed, "data", key.step, key.minibatch))
+            torch.manual_seed(derived_seed(key.seed, "data", key.step, key.minibatch))  # for loaders of a user's own
             found.append(moved(next(self._waiting), model))
         sizes = [batch_size(data) for data in found]
         return [DataBatch(k, data, size, size / sum(sizes)) for k, data, size in zip(keys, found, sizes, strict=True)], {}
@@ -160,8 +171,8 @@ class Supervised:
             metrics |= self.evaluate(model, self.validation, "validation")
         return metrics
 
-    def evaluate(self, model: Model[Any], source: BatchSource, phase: str) -> Metrics:
-        """Means over all samples of the metrics that `validation_step` or `test_step` logs; dropout off, no gradients."""
+    def evaluate(self, model: Model[Any], source: BatchSource, phase: str, batches: int | None = None) -> Metrics:
+        """Means over all samples (of so many batches) of what `validation_step` or `test_step` logs; dropout off."""
         sums: dict[str, float] = {}
         total = 0
         training = model.training
@@ -169,7 +180,7 @@ class Supervised:
         step = getattr(model, f"{phase}_step")
         try:
             with torch.no_grad(), self._network(model):
-                for index, data in enumerate(source.batches(0, 0)):
+                for index, data in enumerate(islice(source.batches(0, 0), batches)):
                     step(moved(data, model), index)
                     size = batch_size(data)
                     total += size

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,6 +24,7 @@ from qsr.training.schedule import Stage
 logger = logging.getLogger(__name__)
 
 MAX_REWINDS = 3
+SECONDS_BETWEEN_EPOCH_CHECKPOINTS = 1.0
 
 
 class RunFailed(RuntimeError):
@@ -76,6 +78,7 @@ class Trainer:
         self.step_in_epoch = self.stage.first
         self.rewinds = 0
         self.stopped = ""  # why it ends before the stage does
+        self._written = -math.inf  # when the last checkpoint was
         self._good: dict[str, Any] = {}  # the last checkpoint that is known to be sound
         self._latest: dict[str, Any] = {}  # the last checkpoint
 
@@ -109,6 +112,8 @@ class Trainer:
 
     def _run(self, noted: list[int]) -> None:
         every = self.settings.checkpoint.every_n_steps
+        if self.step == self.stage.end and self.step_in_epoch and isinstance(self.objective, EpochObjective):
+            self._end_epoch()  # a run that was killed in its last evaluation
         while self.step < self.stage.end and not self.stopped:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
@@ -146,7 +151,9 @@ class Trainer:
             callback.on_validation_end(self, metrics)
         self._call("on_epoch_end")
         every = self.settings.checkpoint.every_n_epochs
-        if self.stopped or self.step == self.stage.end or (every and self.epoch % every == 0):
+        # A checkpoint can take longer than the epoch of a small model; a crash costs the time since the last one.
+        due = every and self.epoch % every == 0 and time.monotonic() - self._written > SECONDS_BETWEEN_EPOCH_CHECKPOINTS
+        if self.stopped or self.step == self.stage.end or due:
             self.checkpoint()
         return None
 
@@ -177,7 +184,7 @@ class Trainer:
             "update_rule": deepcopy(self.update_rule.state_dict()),
             "objective": deepcopy(self.objective.state_dict()),
             # By name: a run that was started on a terminal may be resumed without one, and so without its bar.
-            "callbacks": {type(callback).__name__: deepcopy(callback.state_dict()) for callback in self.callbacks},
+            "callbacks": {name: deepcopy(callback.state_dict()) for name, callback in self._named_callbacks()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -188,9 +195,17 @@ class Trainer:
         self.update_rule.load_state_dict(deepcopy(state["update_rule"]))
         if "objective" in state:  # checkpoints of qsr 0.1 have none
             self.objective.load_state_dict(deepcopy(state["objective"]))
+        for name, callback in self._named_callbacks():
+            if name in state["callbacks"]:
+                callback.load_state_dict(deepcopy(state["callbacks"][name]))
+
+    def _named_callbacks(self) -> Iterator[tuple[str, Callback]]:
+        """Callbacks with the names of their classes; the second of a class is number 2, and so on."""
+        seen: dict[str, int] = {}
         for callback in self.callbacks:
-            if type(callback).__name__ in state["callbacks"]:
-                callback.load_state_dict(deepcopy(state["callbacks"][type(callback).__name__]))
+            kind = type(callback).__name__
+            seen[kind] = seen.get(kind, 0) + 1
+            yield kind if seen[kind] == 1 else f"{kind} {seen[kind]}", callback
 
     def checkpoint(self) -> None:
         """Remember this state, and write it if there is a directory.
@@ -199,6 +214,7 @@ class Trainer:
         """
         self._call("on_checkpoint")
         self._latest = self.state()
+        self._written = time.monotonic()
         self._good = self._good or self._latest
         if self.directory is not None:
             rest = {name: value for name, value in self._latest.items() if name != "model"}

@@ -62,3 +62,8 @@ def test_the_shipped_run_is_a_trained_8x8_rnn() -> None:
     assert settings["model"]["type"] == "rnn" and settings["train"]["L"] == 64
     found = qsr.evaluate(DEMOS / "RNN", 1024, 256).energy_per_site
     assert abs(found.mean - DMRG_8X8) < 3e-3 * abs(DMRG_8X8) + 4 * found.error
+
+
+def test_a_model_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 < demo("own_model").main(epochs=60, num_samples=200) < 0.25
+    assert "guessing the mean" in capsys.readouterr().out

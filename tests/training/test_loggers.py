@@ -15,6 +15,7 @@ from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory
 from qsr.training import Model, ModelHparams
 from qsr.training.lightning import as_lightning
+from qsr.training.loggers import CsvLogger
 
 
 class Slope(Model[ModelHparams]):
@@ -57,10 +58,29 @@ def test_csv_of_a_sampler(tmp_path: Path) -> None:
         train={"L": 16, "K": 8, "steps": 130, "dir": str(tmp_path)},
         logger={"kind": "csv", "save_dir": str(tmp_path / "logs")},
     )
-    with (tmp_path / "logs" / "metrics.csv").open(newline="") as file:
+    (written,) = (tmp_path / "logs").rglob("metrics.csv")
+    with written.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert run.path is not None and len(rows) == 130 and not (run.path / "metrics.csv").exists()
     assert [float(row["energy"]) for row in rows] == RunDirectory(run.path).history.read("steps")["energy"].tolist()
+
+
+def test_runs_that_share_a_place_keep_their_own(tmp_path: Path) -> None:
+    for epochs in (6, 3):
+        train = {"dir": str(tmp_path / "runs"), "max_epochs": epochs}
+        qsr.fit(Slope({}), loaders(), train, logger={"kind": "csv", "save_dir": str(tmp_path / "logs")})
+    assert sorted(len(file.read_text().splitlines()) for file in (tmp_path / "logs").rglob("metrics.csv")) == [4, 7]
+    with pytest.raises(ConfigError, match=r"logger\.save_dir=.*metrics\.csv of another run"):
+        for _ in range(2):
+            qsr.fit(Slope({}), loaders(), {"dir": "<NONE>"}, logger={"kind": "csv", "save_dir": str(tmp_path / "one")})
+
+
+def test_a_csv_goes_back_with_its_run(tmp_path: Path) -> None:
+    written = CsvLogger(tmp_path / "metrics.csv", resume=False)
+    for step, value in ((1, 1.0), (2, 2.0), (3, 3.0), (2, 4.0), (3, 5.0)):
+        written.log({"a": value}, step)
+    written.close(None)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["step,a", "1,1.0", "2,4.0", "3,5.0"]
 
 
 def test_a_resumed_csv_has_every_step_once(tmp_path: Path) -> None:

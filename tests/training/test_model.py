@@ -1,20 +1,13 @@
-"""Models and data of a user's own, with the snippets of hydrantic.md: they train, stop, resume and load."""
+"""Models and data of a user's own, with the snippets of hydrantic.md: settings, steps, splits."""
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import qsr
-from qsr.hparams import ConfigError, Hparam, RunSettings
-from qsr.runs import RunDirectory, read_run, same_history
+from qsr.hparams import ConfigError
 from qsr.training import (
-    Callback,
     CheckpointHparams,
     DataHparams,
     DataLoaderHparams,
@@ -22,10 +15,9 @@ from qsr.training import (
     Model,
     ModelHparams,
     OptimizerHparams,
-    PyTorchData,
     SchedulerHparams,
-    Trainer,
 )
+from tests.training.lines import Line, points
 
 
 class MyModelHparams(ModelHparams):
@@ -52,40 +44,6 @@ class MyModel(Model[MyModelHparams]):
     def compute_metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         loss = torch.nn.functional.mse_loss(outputs, targets)
         return {"loss": loss}
-
-
-class Line(Model[ModelHparams]):
-    """y = a x + b, with the batch form of compute_metrics."""
-
-    def __init__(self, hparams: Any) -> None:
-        super().__init__(hparams)
-        self.layer = torch.nn.Linear(1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
-
-    def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        x, y = batch
-        error = self(x) - y
-        return {"loss": error.square().mean(), "largest": error.abs().max()}
-
-
-class PointsHparams(DataHparams):
-    """Of y = 3 x - 1 with noise."""
-
-    num_samples: int = Hparam(200, ge=10)
-    noise: float = Hparam(0.0, ge=0)
-
-
-class Points(PyTorchData[PointsHparams]):
-    def get_dataset(self) -> Dataset[Any]:
-        generator = torch.Generator().manual_seed(7)
-        x = torch.rand(self.thparams.num_samples, 1, generator=generator)
-        return TensorDataset(x, 3 * x - 1 + self.thparams.noise * torch.randn(x.shape, generator=generator))
-
-
-def points(**settings: Any) -> Points:
-    return Points({"seed": 1, "loader": {"batch_size": 16, "shuffle": True}, **settings})
 
 
 def test_the_document_s_model() -> None:
@@ -211,158 +169,3 @@ def test_fit_fast_trains() -> None:
     assert not torch.equal(state["layer.weight"], model.layer.weight)
     assert metrics["validation/loss"] < 1e-4 and abs(model.layer.weight.item() - 3) < 0.05
     assert {"training/loss", "training/largest", "validation/loss", "validation/largest"} == set(metrics)
-
-
-def fit(folder: Path, **settings: Any) -> qsr.Run:
-    train = {"dir": str(folder), "max_epochs": 6, "lr": 0.05, "seed": 3, **settings.pop("train", {})}
-    return qsr.fit({"type": "model", "module_name": f"{__name__}.Line"}, points(noise=0.1), train, **settings)
-
-
-def test_a_run_writes_all_that_loading_needs(tmp_path: Path) -> None:
-    run = fit(tmp_path, optimizer={"module_name": "torch.optim.SGD", "kwargs": {"momentum": 0.9}}, extra={"note": "x"})
-    assert run.path is not None and run.path == tmp_path / "Line" / "0"
-    stored = json.loads((run.path / "settings.json").read_text())
-    assert stored["train"]["lr"] == 0.05 and stored["optimizer"] == {"name": "SGD", "kwargs": {"momentum": 0.9}}
-    assert "K" not in stored["train"] and "hamiltonian" not in stored and stored["extra"] == {"note": "x"}
-    assert stored["data"]["module_name"] == f"{__name__}.Points" and "optimizer" not in stored["model"]
-    history = RunDirectory(run.path).history
-    epochs = history.read("epochs")
-    assert epochs["epoch"].tolist() == [1, 2, 3, 4, 5, 6] and len(history.read("steps")["step"]) == 60
-    assert epochs["validation_loss"][-1] < epochs["validation_loss"][0]
-    loaded = qsr.load_model(run.path)
-    assert type(loaded) is Line and not loaded.training
-    assert torch.equal(loaded.layer.weight, run.model.layer.weight)
-    found = qsr.jobs.evaluate_on_data(read_run(run.path))
-    x, y = (torch.stack(column) for column in zip(*points(noise=0.1).test, strict=True))  # type: ignore[arg-type]
-    assert found.part == "test" and found.samples == 20
-    assert abs(found.metrics["test/loss"] - (loaded(x) - y).square().mean().item()) < 1e-6
-    assert qsr.plot(run.path).stat().st_size > 10_000
-    assert RunSettings.from_tree(read_run(run.path).settings.tree()) == read_run(run.path).settings
-
-
-class StopAt(Callback):
-    """Copies the run directory when a step is done, as a crash would leave it."""
-
-    def __init__(self, step: int, run: Path, copy: Path) -> None:
-        self.step, self.run, self.copy = step, run, copy
-
-    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            shutil.copytree(self.run, self.copy)
-
-
-@pytest.mark.parametrize("step", [1, 9, 10, 11, 35])
-@pytest.mark.parametrize("scheduler", ["none", "ReduceLROnPlateau"])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int, scheduler: str) -> None:
-    run, copy = tmp_path / "a" / "Line" / "0", tmp_path / "b" / "Line" / "0"
-    arguments = {"name": scheduler, "kwargs": {} if scheduler == "none" else {"patience": 0, "threshold": 0.5}}
-    whole = fit(
-        tmp_path / "a",
-        scheduler=arguments,
-        checkpoint={"every_n_steps": 4},
-        early_stopping={"patience": 2, "restore_best_weights": True},
-        train={"Q": 3, "max_epochs": 12},
-        callbacks=[StopAt(step, run, copy)],
-    )
-    resumed = qsr.resume(copy, data=points(noise=0.1))
-    assert whole.path is not None and resumed.path == copy
-    assert torch.equal(whole.model.layer.weight, resumed.model.layer.weight)
-    assert same_history(RunDirectory(whole.path).history, RunDirectory(copy).history)
-    assert sorted(file.name for file in (run / "best").iterdir()) == sorted(file.name for file in (copy / "best").iterdir())
-
-
-def test_a_run_from_its_settings_alone_is_the_same(tmp_path: Path) -> None:
-    first = fit(tmp_path / "a")
-    assert first.path is not None
-    tree = read_run(first.path).settings.tree()
-    tree["train"]["dir"] = str(tmp_path / "b")
-    second = qsr.train(**{name: value for name, value in tree.items() if name != "objective"})
-    assert torch.equal(first.model.layer.weight, second.model.layer.weight)
-
-
-def test_gradients_of_parts_of_a_step_add_up_to_those_of_the_whole(tmp_path: Path) -> None:
-    loader = {"batch_size": 48, "shuffle": False}
-    whole = qsr.fit(Line({}), points(loader=loader), {"dir": "<NONE>", "lr": 0.05, "max_epochs": 1, "precision": "float64"})
-    settings = {"dir": "<NONE>", "lr": 0.05, "max_epochs": 1, "Q": 3, "precision": "float64"}
-    start = Line({})
-    parts = Line({})
-    parts.load_state_dict(start.state_dict())
-    together = Line({})
-    together.load_state_dict(start.state_dict())
-    qsr.fit(parts, points(loader={"batch_size": 16}), settings)
-    qsr.fit(together, points(loader=loader), {**settings, "Q": 1})
-    assert (parts.layer.weight - together.layer.weight).abs().max() < 1e-12
-    assert whole.path is None
-
-
-def test_the_best_weights_are_kept(tmp_path: Path) -> None:
-    run = fit(tmp_path, checkpoint={"save_top_k": 2, "filename": "{epoch}-{val_loss:.4f}"}, train={"max_epochs": 8})
-    assert run.path is not None
-    losses = RunDirectory(run.path).history.read("epochs")["validation_loss"].tolist()
-    best = sorted(range(8), key=lambda index: losses[index])[:2]
-    expected = {f"{index + 1}-{losses[index]:.4f}.safetensors" for index in best} | {"last.safetensors"}
-    assert {file.name for file in (run.path / "best").iterdir()} == expected
-
-
-def test_training_stops_early_and_goes_back(tmp_path: Path) -> None:
-    class Recorder(Callback):
-        weights: list[float] = []  # noqa: RUF012
-
-        def on_validation_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-            self.weights.append(trainer.model.layer.weight.item())  # type: ignore[union-attr, operator]
-
-    recorder = Recorder()
-    stopping = {"patience": 2, "min_delta": 0.3, "restore_best_weights": True}
-    run = fit(tmp_path, early_stopping=stopping, train={"max_epochs": 50}, callbacks=[recorder])
-    assert run.path is not None
-    losses = RunDirectory(run.path).history.read("epochs")["validation_loss"].tolist()
-    best, waited, expected = losses[0], 0, 0
-    for index, loss in enumerate(losses[1:], start=1):
-        best, waited, expected = (loss, 0, index) if best - loss > 0.3 else (best, waited + 1, expected)
-    assert waited == 2 and len(losses) < 50
-    assert run.model.layer.weight.item() == recorder.weights[expected]
-    assert qsr.load_model(run.path).layer.weight.item() == recorder.weights[expected]
-
-
-@pytest.mark.parametrize(
-    ("stopping", "epochs"),
-    [({"stopping_threshold": 100.0}, 1), ({"divergence_threshold": 1e-9}, 1), ({"patience": 0, "min_delta": 50.0}, 2)],
-)
-def test_thresholds_stop_at_once(tmp_path: Path, stopping: dict[str, Any], epochs: int) -> None:
-    run = fit(tmp_path, early_stopping=stopping)
-    assert run.path is not None and len(RunDirectory(run.path).history.read("epochs")["epoch"]) == epochs
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"train": {"K": 512}}, r"train\.K=512: means nothing in a run of a model on data"),
-        ({"optimizer": {"name": "spring"}}, "natural gradient"),
-        ({"train": {"lr": 0.1}, "optimizer": {"kwargs": {"lr": 0.2}}}, r"train\.lr=0\.1: optimizer\.kwargs\.lr=0\.2"),
-        ({"early_stopping": {"monitor": "validation/los"}}, r"early_stopping\.monitor=validation/los.*did you mean"),
-        ({"checkpoint": {"filename": "../{epoch}"}}, r"checkpoint\.filename=\.\./"),
-        ({"checkpoint": {"filename": "{epoch.__class__}"}}, r"checkpoint\.filename"),
-        ({"scheduler": {"name": "ReduceLROnPlateau", "monitor": "validation/x"}}, r"scheduler\.monitor=validation/x"),
-    ],
-)
-def test_bad_settings_are_named(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=problem):
-        fit(tmp_path, **settings)
-
-
-def test_the_scheduler_is_stepped_by_epochs(tmp_path: Path) -> None:
-    run = fit(tmp_path, scheduler={"name": "ExponentialLR", "kwargs": {"gamma": 0.5}})
-    assert run.path is not None
-    rates = RunDirectory(run.path).history.read("steps")["lr"]
-    assert rates[:10].tolist() == [0.05] * 10 and abs(rates[-1] - 0.05 / 2**5) < 1e-12
-
-
-def test_a_loader_of_one_s_own_and_a_model_that_chooses_its_optimizer() -> None:
-    class Chooses(Line):
-        def configure_optimizers(self) -> dict[str, Any]:
-            return {"optimizer": torch.optim.SGD(self.parameters(), lr=0.0)}
-
-    model = Chooses({})
-    before = model.layer.weight.item()
-    run = qsr.fit(model, (DataLoader(points().train, batch_size=10, shuffle=True),), {"dir": "<NONE>", "max_epochs": 1})
-    assert run.model.layer.weight.item() == before
