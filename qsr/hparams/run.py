@@ -202,7 +202,11 @@ def _merged(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
         if stored.get("positions") is not None and values.get("Lx") is None and values.get("positions") is None:
             raise ConfigError(f"{values['type']}.Lx: the stored run has free positions; give the lattice with Lx and Ly")
         return {**{name: stored[name] for name in ("Lx", "Ly", "boundary") if name in stored}, **values}
-    if "name" in stored and str(values.get("name", stored["name"])).lower() != str(stored["name"]).lower():
+    of_torch = {"name", "kwargs"} <= stored.keys()
+    if of_torch and "module_name" in values:
+        values = {"name" if key == "module_name" else key: value for key, value in values.items()}
+    given = str(values.get("name", stored.get("name"))).rpartition(".")[2]
+    if of_torch and given.lower() != str(stored["name"]).lower():
         return dict(values)
     kwargs = {**stored.get("kwargs", {}), **values.get("kwargs", {})}
     return {**stored, **values, **({"kwargs": kwargs} if kwargs else {})}

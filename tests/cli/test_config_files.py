@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 import qsr
 from qsr.hparams import ConfigError, RunSettings, imports_allowed, parse_sections, sections
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
+from qsr.training import OptimizerHparams
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "--allow-import demos.own_model"
@@ -276,6 +277,13 @@ def test_the_document_s_model_section_and_its_overrides(tmp_path: Path) -> None:
         found = resolve("optimizer.kwargs.lr=0.0005 model.early_stopping.patience=4 model.hidden_dim=8", tmp_path, "x")
     assert found.train.lr == 0.0005 and found.early_stopping.patience == 4 and found.model.optimizer.name == "AdamW"
     assert found.model.optimizer.kwargs == {"lr": 0.0005} and found.model.hidden_dim == 8
+
+
+def test_a_full_name_of_a_class_updates_stored_settings() -> None:
+    stored = resolve("--train L=16 --rnn Nh=8 --optimizer name=AdamW weight_decay=0.1")
+    same = stored.updated({"optimizer": {"module_name": "torch.optim.AdamW", "kwargs": {"eps": 1e-6}}})
+    assert same.optimizer.kwargs == {"weight_decay": 0.1, "eps": 1e-6}
+    assert stored.updated({"optimizer": {"module_name": "torch.optim.SGD"}}).optimizer == OptimizerHparams(name="SGD")
 
 
 SAMPLER_TREES = st.fixed_dictionaries(

@@ -152,6 +152,15 @@ def test_costs_are_counted_and_the_best_choice_minimises_cost_times_variance(eig
     assert FlipCosts(1000.0, 1.0, 1.0, 10.0, [noisy]).best((3,), allow_exact=False).num_flips == 3
 
 
+def test_the_noise_of_drawn_flips_is_estimated_upwards(eight):
+    """A few configurations have most of it: of small pilot batches at least 4 in 5 must say at least the truth."""
+    model, hamiltonian, configs, _ = eight
+    window = [(1, 2, 3, 4)]
+    parts = [flip_costs(model, hamiltonian, part, window).windows[0].flip_variance for part in configs.split(8)]
+    plain = flip_costs(model, hamiltonian, configs, window).windows[0].flip_variance / (1 + 2 / len(configs) ** 0.5)
+    assert sum(found >= plain for found in parts) >= 0.8 * len(parts)
+
+
 def test_a_model_without_a_sequence_is_refused():
     class Uniform(qsr.samplers.Sampler):
         num_sites = 4

@@ -63,7 +63,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int, sched
     whole = fit(
         tmp_path / "a",
         scheduler=arguments,
-        checkpoint={"every_n_steps": 4},
+        checkpoint={"every_n_steps": 3},
         early_stopping={"patience": 2, "restore_best_weights": True},
         train={"Q": 3, "max_epochs": 12},
         callbacks=[StopAt(step, run, copy)],
