@@ -31,6 +31,8 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
 
     path = path_of(run)
+    if not path.is_dir():
+        read_run(path)  # says so
     target = Path(output) if output is not None else path / "plot.png"
     if not target.parent.is_dir() or target.is_dir():
         raise ConfigError(f"{target}: cannot be written; expected a file in an existing directory")

@@ -123,7 +123,7 @@ def named_scheduler(
     arguments = {**wanted, **settings.kwargs}
     try:
         # Some arguments (step_size=0) show only in the first step that they are wrong.
-        groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
+        groups = [{"params": [torch.zeros(1, device="cpu")], "lr": group["lr"]} for group in optimizer.param_groups]
         probe = torch.optim.SGD(groups, momentum=0.9)
         probing: Any = kind(probe, **arguments)
         probe.step()
