@@ -31,11 +31,11 @@ import torch
 from checkpoints import Enough, FreshSamples, Goal, Keeper, first_reaching, reaches, spread
 
 import qsr
-from qsr.jobs.device import find_device
 from qsr.jobs.run import at_stage, build_model, run_training
 from qsr.jobs.train import variational_energy
 from qsr.runs import RunDirectory
 from qsr.training import Interrupted
+from qsr.training.device import find_device
 
 GOALS = {4: (1e-3, 1e-4), 8: (1e-2, 3e-3, 1e-3, 3e-4, 1e-4), 16: (1e-2, 3e-3, 1e-3), 32: (1e-2, 3e-3)}
 SEEDS = {4: 3, 8: 3, 16: 1, 32: 1}

@@ -9,7 +9,7 @@ from typing import Any
 
 from qsr.hparams.base import Hparams, accepts_none, type_name
 from qsr.hparams.building import as_mapping, class_of
-from qsr.hparams.on_data import LIFTED
+from qsr.hparams.on_data import LIFTED, other_settings
 from qsr.hparams.registry import hparams_class
 
 WIDTH = 128
@@ -53,7 +53,7 @@ def _section(name: str, cls: type[Hparams], tree: Mapping[str, Any], on_data: bo
     lines = [f"{name}:"]
     if "type" in given:
         lines.append(f"  type: {given['type']}")
-    skipped = (*left_out, *(getattr(cls, "of_samplers" if on_data else "of_data", ())))
+    skipped = (*left_out, *other_settings(cls, on_data))
     lines += _fields(cls, given, "  ", skipped)
     return [*lines, ""]
 

@@ -9,6 +9,8 @@ from qsr.hparams.base import ConfigError, Hparams, nearest
 from qsr.hparams.registry import class_for, sections
 
 TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
+NAMED = ("optimizer", "scheduler")  # sections that name a class of torch
+LATTICE = ("Lx", "Ly", "boundary")
 
 
 def as_mapping(name: str, value: Any) -> dict[str, Any]:
@@ -40,3 +42,33 @@ def class_of(values: Mapping[str, Any], role: str) -> type[Hparams]:
 def build_section(values: Mapping[str, Any], role: str) -> Any:
     """The `Hparams` object of a model, a problem or data."""
     return class_of(values, role)(**{name: value for name, value in values.items() if name != "type"})
+
+
+def merged_section(section: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with new values on top, mappings inside it (`kwargs`, a subsampler) merged one by one.
+
+    A section of another type, or of another class of torch, replaces what is stored; another problem keeps its lattice.
+    """
+    if section in NAMED and "module_name" in values and stored.get("name") is not None:
+        values = {"name" if key == "module_name" else key: value for key, value in values.items()}
+    if _differ(section, stored, values):
+        kept = LATTICE if section == "hamiltonian" and stored.get("positions") is None else ()
+        return {**{name: stored[name] for name in kept if name in stored}, **values}
+    result = dict(stored)
+    for name, value in values.items():
+        inner = result.get(name)
+        # Models inside models say what they are by their type.
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[name] = merged_section("model", inner, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _differ(section: str, stored: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Whether two sections are about different things: then nothing of the one means anything in the other."""
+    for key in ("name",) if section in NAMED else ("type", "module_name"):
+        old, new = stored.get(key), values.get(key)
+        if section in NAMED:  # in full, or not
+            old, new = (value and str(value).rpartition(".")[2].lower() for value in (old, new))
+        if None not in (old, new) and old != new:
+            return True
+    return False

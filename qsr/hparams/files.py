@@ -67,7 +67,7 @@ def reading(where: Any) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{where}: not usable as settings ({_one_line(error)})") from None
+        raise ConfigError(f"{where}: not usable as settings ({one_line(error)})") from None
     except RecursionError:
         raise ConfigError(f"{where}: not usable as settings (it contains itself)") from None
 
@@ -143,5 +143,6 @@ def without_environment() -> Iterator[None]:
                 OmegaConf.register_new_resolver("oc.env", oc.env, use_cache=False)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, for a terminal."""
     return " ".join(str(error).split())

@@ -77,9 +77,9 @@ def split_rate(optimizer: Mapping[str, Any], train: Mapping[str, Any]) -> tuple[
     return section.updated({"kwargs": kwargs}), inside
 
 
-def other_settings(section: Hparams, on_data: bool) -> tuple[str, ...]:
-    """Names of the settings in a section that mean nothing in this kind of run."""
-    return tuple(getattr(type(section), "of_samplers" if on_data else "of_data", ()))
+def other_settings(cls: type[Hparams], on_data: bool) -> tuple[str, ...]:
+    """Names of the settings of a section that mean nothing in this kind of run."""
+    return tuple(getattr(cls, "of_samplers" if on_data else "of_data", ()))
 
 
 def refuse_other_settings(section: Hparams, on_data: bool) -> None:
@@ -88,7 +88,7 @@ def refuse_other_settings(section: Hparams, on_data: bool) -> None:
     Raises:
         ConfigError: naming it.
     """
-    for name in other_settings(section, on_data):
+    for name in other_settings(type(section), on_data):
         value, default = section[name], type(section).model_fields[name].default
         if name in section.model_fields_set and value != default:
             kind = "a model on data" if on_data else "a sampler"
@@ -96,9 +96,9 @@ def refuse_other_settings(section: Hparams, on_data: bool) -> None:
 
 
 def _lift(written: dict[str, Any], name: str, inner: Any) -> None:
-    values = dict(_ABSENT.get(name, {})) if inner is None else as_mapping(name, inner)
     if inner is None and name not in _ABSENT:
         return
+    values = dict(_ABSENT[name]) if inner is None else as_mapping(name, inner)
     cls = hparams_class(name)
     if name in written and cls(**written[name]) != cls(**values):
         raise ConfigError(f"{name}: stands at the top and inside the model, and the two differ")

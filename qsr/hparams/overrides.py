@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qsr.hparams.base import ConfigError, nearest
-from qsr.hparams.files import plain_tree, reading, resolved, unresolved_yaml, without_environment
+from qsr.hparams.building import NAMED, merged_section
+from qsr.hparams.files import one_line, plain_tree, reading, resolved, unresolved_yaml, without_environment
 from qsr.hparams.on_data import LIFTED
 from qsr.hparams.registry import sections
 
@@ -26,8 +27,6 @@ ALIASES = {
     "num_epochs": "train.max_epochs",
     "epochs": "train.max_epochs",
 }
-NAMED = ("optimizer", "scheduler")  # sections that name a class of torch
-LATTICE = ("Lx", "Ly", "boundary")
 DIRECTORY_VARIABLES = ("QSR_CONFIG_PATH", "HYDRA_CONFIG_PATH")  # the first that is set wins
 
 
@@ -92,41 +91,17 @@ def sweep(overrides: Sequence[str]) -> list[list[str]]:
     try:
         batches = BasicSweeper.split_arguments([_parsed(text) for text in overrides], max_batch_size=None)
     except HydraException as error:
-        raise ConfigError(f"-m: {_one_line(error)}") from None
+        raise ConfigError(f"-m: {one_line(error)}") from None
     return batches[0]
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections with those of `above` on top.
-
-    One of another type, or of another torch class, replaces what is below; another problem keeps its lattice.
-    """
+    """Sections with those of `above` on top (see `merged_section`)."""
     result = dict(below)
     for section, values in above.items():
         old = result.get(section)
-        if not isinstance(old, Mapping) or not isinstance(values, Mapping):
-            result[section] = values
-        elif _differ(section, old, values):
-            kept = LATTICE if section == "hamiltonian" and old.get("positions") is None else ()
-            result[section] = {**{name: old[name] for name in kept if name in old}, **values}
-        else:
-            result[section] = _deep(old, values)
-    return result
-
-
-def _differ(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two sections are about different things: then nothing of the one means anything in the other."""
-    keys = ("name",) if section in NAMED else ("type", "module_name")
-    return any(None not in (old.get(key), new.get(key)) and str(old[key]).lower() != str(new[key]).lower() for key in keys)
-
-
-def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(old)
-    for name, value in new.items():
-        inner = result.get(name)
-        # Models inside models say what they are by their type.
-        both = isinstance(inner, Mapping) and isinstance(value, Mapping) and not _differ("model", inner, value)
-        result[name] = _deep(inner, value) if both else value  # type: ignore[arg-type]
+        both = isinstance(old, Mapping) and isinstance(values, Mapping)
+        result[section] = merged_section(section, old, values) if both else values  # type: ignore[arg-type]
     return result
 
 
@@ -137,7 +112,7 @@ def _parsed(text: str) -> Any:
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise ConfigError(f"{text}: not an override of the form section.setting=value ({_one_line(error)})") from None
+        raise ConfigError(f"{text}: not an override of the form section.setting=value ({one_line(error)})") from None
     if override.package is not None:
         raise ConfigError(f"{text}: packages (@) are for defaults lists; name the section itself")
     return override
@@ -170,7 +145,7 @@ def _composed(file: Path, raw: Mapping[str, Any], groups: Sequence[str]) -> dict
             with initialize_config_dir(str(file.parent.resolve()), version_base="1.3"):
                 config = compose(file.stem, overrides=list(groups))
         except HydraException as error:
-            raise ConfigError(f"{file}: {_one_line(error)}") from None
+            raise ConfigError(f"{file}: {one_line(error)}") from None
         return plain_tree(OmegaConf.to_container(config, resolve=False), file)
 
 
@@ -285,7 +260,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     return value.text if type(value).__name__ == "QuotedString" else value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from qsr.hparams.base import ConfigError, Hparams, nearest
-from qsr.hparams.building import TYPED, as_mapping, build_section, class_of
+from qsr.hparams.building import TYPED, as_mapping, build_section, class_of, merged_section
 from qsr.hparams.on_data import LIFTED, data_sections, other_settings, refuse_other_settings, split_rate
 from qsr.hparams.presets import preset_values
 from qsr.hparams.registry import find_section, hparams_class, sections
@@ -140,8 +140,13 @@ class RunSettings:
                 merged["hamiltonian"].pop(name, None)
             merged["train"].pop("L")
             merged["train"].pop("NLOOPS")
+        problem = changes.get("hamiltonian", {})
+        other = problem.get("type") not in (None, self.hamiltonian.section)
+        placed = any(problem.get(name) is not None for name in ("Lx", "positions"))
+        if other and not placed and merged["hamiltonian"].get("positions") is not None:
+            raise ConfigError(f"{problem['type']}.Lx: the stored run has free positions; give the lattice with Lx and Ly")
         for name, values in changes.items():
-            merged[name] = _merged(merged.get(name, {}), values)
+            merged[name] = merged_section(name, merged.get(name, {}), values)
         batch = changes.get("train", {})
         if ("K" in batch or "Q" in batch) and "B" not in batch:
             merged["train"].pop("B")
@@ -158,7 +163,7 @@ class RunSettings:
             elif section is not None:
                 dumped = dump_typed(section) if entry.name in TYPED else section.model_dump(mode="json")
                 # Settings that mean nothing in this kind of run, and those of a model that stand in sections of their own.
-                left_out = (*other_settings(section, self.on_data), *(LIFTED if entry.name == "model" else ()))
+                left_out = (*other_settings(type(section), self.on_data), *(LIFTED if entry.name == "model" else ()))
                 tree[entry.name] = {name: value for name, value in dumped.items() if name not in left_out}
         return tree
 
@@ -190,26 +195,6 @@ def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
         "logger": hparams_class("logger")(**written.get("logger", {})),
         "extra": written.get("extra", {}),
     }
-
-
-def _merged(stored: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored section with new values on top.
-
-    Another `type` of problem keeps the lattice only, another `name` of a torch class keeps nothing; `kwargs` of the same
-    class are merged one by one.
-    """
-    if values.get("type") not in (None, stored.get("type")):
-        if stored.get("positions") is not None and values.get("Lx") is None and values.get("positions") is None:
-            raise ConfigError(f"{values['type']}.Lx: the stored run has free positions; give the lattice with Lx and Ly")
-        return {**{name: stored[name] for name in ("Lx", "Ly", "boundary") if name in stored}, **values}
-    of_torch = {"name", "kwargs"} <= stored.keys()
-    if of_torch and "module_name" in values:
-        values = {"name" if key == "module_name" else key: value for key, value in values.items()}
-    given = str(values.get("name", stored.get("name"))).rpartition(".")[2]
-    if of_torch and given.lower() != str(stored["name"]).lower():
-        return dict(values)
-    kwargs = {**stored.get("kwargs", {}), **values.get("kwargs", {})}
-    return {**stored, **values, **({"kwargs": kwargs} if kwargs else {})}
 
 
 def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None = None) -> Any:
@@ -259,7 +244,7 @@ def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
     result["model"] = below(written["model"])
     for name, section in values.items():
         if name != "model" and find_section(name).role == "part":
-            result[name] = _merged(section, result.get(name, {}))
+            result[name] = merged_section(name, section, result.get(name, {}))
     return result
 
 

@@ -13,11 +13,11 @@ import torch
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.device import find_device
 from qsr.jobs.run import Run, Section, given_sections, logged, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Supervised, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
+from qsr.training.device import find_device
 from qsr.training.fitting import matmul_precision, objective_of, source, stage_of
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model

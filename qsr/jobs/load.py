@@ -16,11 +16,11 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.device import find_device
 from qsr.jobs.run import Run, refuse_on_data
 from qsr.runs import read_run, replacing, restore_model, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
+from qsr.training.device import find_device
 from qsr.training.precision import computing_in, reporting_precision
 from qsr.training.random import generator_for
 

@@ -14,7 +14,6 @@ import torch
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.device import find_device
 from qsr.runs import RunDirectory
 from qsr.samplers import Sampler
 from qsr.training import (
@@ -29,6 +28,7 @@ from qsr.training import (
     Trainer,
     update_rule,
 )
+from qsr.training.device import find_device
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.random import derived_seed
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import model_validator
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.hparams.imports import dotted_name, find_class, remember
-from qsr.training.model import _type_argument, checked_hparams
+from qsr.hparams.imports import find_class
+from qsr.training.schema import WithHparams
 
 TDataHparams = TypeVar("TDataHparams", bound="DataHparams")
 
@@ -68,7 +68,7 @@ class DataHparams(Hparams):
         return find_class(str(self.module_name), PyTorchData, "data.module_name")(self)
 
 
-class PyTorchData(Generic[TDataHparams]):
+class PyTorchData(WithHparams[TDataHparams]):
     """Base class of data modules: `class MyData(PyTorchData[MyDataHparams])` with `get_dataset`.
 
     Attributes:
@@ -79,29 +79,14 @@ class PyTorchData(Generic[TDataHparams]):
         ConfigError: for shares that do not add up to one.
     """
 
-    hparams_schema: ClassVar[type[DataHparams] | None] = None
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "hparams_schema" not in cls.__dict__:
-            cls.hparams_schema = _type_argument(cls, PyTorchData, DataHparams) or cls.hparams_schema
-        remember(cls)
-
     def __init__(self, hparams: TDataHparams | Mapping[str, Any]) -> None:
-        self.thparams: TDataHparams = checked_hparams(self, hparams)
-        if self.thparams.module_name is None:
-            self.thparams = self.thparams.model_copy(update={"module_name": dotted_name(type(self))})
+        self.take_hparams(hparams)
         self.pre_init()
         self.full = self.get_dataset()
         assert self.thparams.seed is not None  # drawn by then
         self.split = self.split_dataset(self.full, self.thparams.split, self.thparams.seed)
         self.train, self.val = self.split[0], self.split[1]
         self.test = self.split[2] if len(self.split) == 3 else None
-
-    @property
-    def hparams(self) -> TDataHparams:
-        """The settings."""
-        return self.thparams
 
     def pre_init(self) -> None:
         """Called before the data set is made: to download, to generate."""

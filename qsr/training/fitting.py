@@ -11,6 +11,7 @@ import torch
 from qsr.hparams import ConfigError, RunSettings
 from qsr.training.callbacks import EpochMetrics, ProgressBar
 from qsr.training.data import DataLoaderHparams, PyTorchData
+from qsr.training.device import find_device
 from qsr.training.model import Model
 from qsr.training.protocols import Callback
 from qsr.training.schedule import Stage
@@ -90,11 +91,7 @@ def fit_in_memory(
         raise ConfigError(f"precision={precision}: must be one of {', '.join(PRECISIONS)}")
     if isinstance(train_loader, PyTorchData):
         raise ConfigError("fit_fast: expected loaders, found PyTorchData; give data.train_loader and data.val_loader")
-    device = DEVICES.get(accelerator, accelerator)
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"accelerator={accelerator}: this machine has no CUDA device")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = str(find_device(DEVICES.get(accelerator, accelerator), "accelerator"))
     name = PRECISIONS[str(precision)]
     settings = RunSettings.from_tree(
         {

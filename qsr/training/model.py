@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from qsr.hparams import Hparam, Hparams
-from qsr.hparams.imports import dotted_name, find_class, remember
+from qsr.hparams.imports import find_class
 from qsr.training.optimizers import OptimizerHparams, SchedulerHparams
+from qsr.training.schema import WithHparams
 from qsr.training.settings import CheckpointHparams, EarlyStoppingHparams
 
 TModelHparams = TypeVar("TModelHparams", bound="ModelHparams")
@@ -50,7 +50,7 @@ class ModelHparams(Hparams):
         return find_class(str(self.module_name), Model, "model.module_name")(self)
 
 
-class Model(nn.Module, Generic[TModelHparams]):
+class Model(nn.Module, WithHparams[TModelHparams]):
     """Base class of trainable models: `class MyModel(Model[MyHparams])` with `forward` and `compute_metrics`.
 
     `compute_metrics` returns a dictionary of metrics with the `loss` that is minimised among them. The names of its arguments
@@ -67,26 +67,10 @@ class Model(nn.Module, Generic[TModelHparams]):
         ConfigError: for settings out of bounds.
     """
 
-    hparams_schema: ClassVar[type[ModelHparams] | None] = None
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if "hparams_schema" not in cls.__dict__:
-            cls.hparams_schema = _type_argument(cls, Model, ModelHparams) or cls.hparams_schema
-        remember(cls)
-
     def __init__(self, hparams: TModelHparams | Mapping[str, Any]) -> None:
         super().__init__()
-        self.thparams: TModelHparams = checked_hparams(self, hparams)
-        if self.thparams.module_name is None:
-            # Not through validation: the object may be shared, and what it is for is decided here.
-            self.thparams = self.thparams.model_copy(update={"module_name": dotted_name(type(self))})
+        self.take_hparams(hparams)
         self.logged: dict[str, float | Tensor] = {}
-
-    @property
-    def hparams(self) -> TModelHparams:
-        """The settings."""
-        return self.thparams
 
     def compute_metrics(self, *arguments: Any) -> Mapping[str, Tensor]:
         """The metrics of a batch, `loss` among them: a scalar tensor that the weights are trained on."""
@@ -201,34 +185,3 @@ class Model(nn.Module, Generic[TModelHparams]):
         from qsr.training.fitting import fit_in_memory
 
         return fit_in_memory(self, train_loader, val_loader, n_epochs, lr, accelerator, precision, verbose)
-
-
-def checked_hparams(owner: Any, hparams: Any) -> Any:
-    """Settings of the owner's schema, from an object of it or from a mapping.
-
-    Raises:
-        TypeError: for None, for another type, and for an owner without a schema.
-        ConfigError: for values out of bounds.
-    """
-    schema = type(owner).hparams_schema
-    name = type(owner).__name__
-    if schema is None:
-        raise TypeError(f"{name} must specify a type parameter: class {name}({type(owner).__mro__[1].__name__}[MyHparams])")
-    if hparams is None:
-        raise TypeError("thparams must not be None")
-    if isinstance(hparams, schema):
-        return hparams
-    if isinstance(hparams, Hparams) or not isinstance(hparams, Mapping):
-        raise TypeError(f"thparams must be of type {schema.__name__} or a mapping, found {type(hparams).__name__}")
-    return schema.from_config(hparams)
-
-
-def _type_argument(cls: type, generic: type, bound: type) -> Any:
-    """The argument in `class cls(generic[argument])`."""
-    for base in getattr(cls, "__orig_bases__", ()):
-        origin = typing.get_origin(base)
-        if isinstance(origin, type) and issubclass(origin, generic):
-            for argument in typing.get_args(base):
-                if isinstance(argument, type) and issubclass(argument, bound):
-                    return argument
-    return None

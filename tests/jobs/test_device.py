@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import qsr
 from qsr.hparams import RunSettings
-from qsr.jobs.device import find_device
 from qsr.jobs.run import build_model
 from qsr.training import BatchKey, TeacherLikelihood, VariationalEnergy, update_rule
+from qsr.training.device import find_device
 
 PACKAGE = Path(qsr.__file__).parent
 TINY = {"L": 16, "K": 16, "steps": 2}
