@@ -12,6 +12,10 @@ from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian as HeisenbergHamil
 from qsr.hamiltonians.ising import IsingHamiltonian as IsingHamiltonian
 from qsr.hamiltonians.ising import RydbergHamiltonian as RydbergHamiltonian
 from qsr.hamiltonians.ising import TransverseFieldIsing as TransverseFieldIsing
+from qsr.hamiltonians.pauli import PauliBasis as PauliBasis
+from qsr.hamiltonians.pauli import number_of_strings as number_of_strings
+from qsr.hamiltonians.pauli import pauli_strings as pauli_strings
+from qsr.hamiltonians.pauli_sum import PauliSum as PauliSum
 from qsr.hamiltonians.product_state import ProductStateEnergy as ProductStateEnergy
 from qsr.hamiltonians.product_state import cluster_product_energy as cluster_product_energy
 from qsr.hamiltonians.product_state import site_product_energy as site_product_energy
