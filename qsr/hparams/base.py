@@ -162,11 +162,12 @@ class Hparams(BaseModel, Mapping[str, Any]):
             raise ConfigError(cls.unknown_name(name))
         if accepts_none(field) and text.lower() in NONE_WORDS:
             return None
-        parts: Any = text
-        if typing.get_origin(field.annotation) is tuple:
-            parts = [part.strip() for part in text.strip("()[]").split(",")]
+        item = _item_type(field)
         try:
-            return TypeAdapter(annotated(field)).validate_strings(parts)
+            if item is not None:  # 0.8,0.1,0.1 or a,b
+                parts = [part.strip() for part in text.strip("()[]").split(",") if part.strip()]
+                return tuple(TypeAdapter(item).validate_strings(part) for part in parts)
+            return TypeAdapter(annotated(field)).validate_strings(text)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             raise ConfigError(_sentence(cls, name, text, problem)) from None
@@ -199,6 +200,13 @@ def accepts_none(field: FieldInfo) -> bool:
     """Whether None is a value of the field."""
     origin = typing.get_origin(field.annotation)
     return origin in (typing.Union, types.UnionType) and type(None) in typing.get_args(field.annotation)
+
+
+def _item_type(field: FieldInfo) -> Any:
+    """The type of the items of a tuple of any length; None for other fields."""
+    annotation = field.annotation
+    choices = typing.get_args(annotation) if accepts_none(field) else (annotation,)
+    return next((typing.get_args(choice)[0] for choice in choices if typing.get_origin(choice) is tuple), None)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from qsr.hparams.base import ConfigError, Hparams, nearest
 from qsr.hparams.registry import class_for, sections
 
 TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
-NAMED = ("optimizer", "scheduler")  # sections that name a class of torch
+NAMED = ("optimizer", "scheduler", "loss")  # sections that name a class of torch
 LATTICE = ("Lx", "Ly", "boundary")
 
 
@@ -58,8 +58,9 @@ def merged_section(section: str, stored: Mapping[str, Any], values: Mapping[str,
     for name, value in values.items():
         inner = result.get(name)
         # Models inside models say what they are by their type.
+        kind = name if name in NAMED else "model"
         both = isinstance(inner, Mapping) and isinstance(value, Mapping)
-        result[name] = merged_section("model", inner, value) if both else value  # type: ignore[arg-type]
+        result[name] = merged_section(kind, inner, value) if both else value  # type: ignore[arg-type]
     return result
 
 

@@ -26,6 +26,8 @@ def split_sections(arguments: Sequence[str]) -> Words:
             known = ", ".join(f"--{section.name}" for section in sections() if section.role != "internal")
             raise ConfigError(f"'{word}': expected a section first ({known})")
         section, values = groups[-1]
+        if section == "data" and "=" not in word and not values:
+            word = f"file={word}"  # `--data table.csv`
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise ConfigError(f"--{section} {word}: expected name=value")
@@ -45,7 +47,11 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
     """
     tree: dict[str, Any] = {}
     innermost: dict[str, Any] | None = None  # the last model written, which may take a subsampler
-    for name, words in split_sections(arguments):
+    written = split_sections(arguments)
+    model = next((name for name, _ in written if find_section(name).role == "model"), None)
+    for name, words in written:
+        if name == "data" and "module_name" not in words and model is not None:
+            name = getattr(hparams_class(model), "data_section", "data")  # the kind that the model takes
         role = find_section(name).role
         values: dict[str, Any] = class_for(name, words).parse_text(words)
         if role == "internal":

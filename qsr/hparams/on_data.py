@@ -27,6 +27,10 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"hamiltonian: {written['model'].get('type', 'model')} is trained on data, not on a Hamiltonian")
     model = dict(written["model"])
     schema = class_of(model, "model")
+    if "loss" in written:
+        if "loss" not in schema.model_fields:
+            raise ConfigError(f"loss: {written['model'].get('type', 'model')} has a loss of its own")
+        model["loss"] = _same("loss", written["loss"], model.get("loss"))
     for name in LIFTED:
         if name in model and name in schema.model_fields:
             _lift(written, name, model.pop(name))
@@ -48,14 +52,16 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     own = {name: section for name, section in sections.items() if name in schema.model_fields}
     if "optimizer" in own:
         own["optimizer"] = optimizer.updated({"kwargs": {**optimizer.kwargs, "lr": train.lr}})
+    built = build_section({**model, **own}, "model")
+    data = _data(schema, written["data"]) if "data" in written else None
     return {
         **sections,
         "train": train,
-        "model": build_section({**model, **own}, "model"),
+        "model": built,
         "hamiltonian": None,
         "gradient_clipping": hparams_class("gradient_clipping")(**{"max_norm": None, **written.get("gradient_clipping", {})}),
         "objective": hparams_class("objective")(name="supervised"),
-        "data": build_section(written["data"], "data") if "data" in written else None,
+        "data": None if data is None else built.agreed(data),
         "logger": hparams_class("logger")(**written.get("logger", {})),
         "extra": written.get("extra", {}),
     }
@@ -95,11 +101,24 @@ def refuse_other_settings(section: Hparams, on_data: bool) -> None:
             raise ConfigError(f"{section.label(name)}={value}: means nothing in a run of {kind}")
 
 
+def _data(schema: type[Hparams], values: Mapping[str, Any]) -> Any:
+    """The data section; what does not say what it is is of the kind that the model takes."""
+    default = getattr(schema, "data_section", None)
+    untyped = "type" not in values and values.get("module_name") is None
+    return build_section({"type": default, **values} if untyped and default is not None else values, "data")
+
+
+def _same(name: str, outer: Any, inner: Any) -> dict[str, Any]:
+    """A section that stands at the top, or inside the model, or at both places with the same values."""
+    values = as_mapping(name, outer)
+    cls = hparams_class(name)
+    if inner is not None and cls(**as_mapping(name, inner)) != cls(**values):
+        raise ConfigError(f"{name}: stands at the top and inside the model, and the two differ")
+    return values
+
+
 def _lift(written: dict[str, Any], name: str, inner: Any) -> None:
     if inner is None and name not in _ABSENT:
         return
     values = dict(_ABSENT[name]) if inner is None else as_mapping(name, inner)
-    cls = hparams_class(name)
-    if name in written and cls(**written[name]) != cls(**values):
-        raise ConfigError(f"{name}: stands at the top and inside the model, and the two differ")
-    written[name] = values
+    written[name] = _same(name, values, written.get(name))

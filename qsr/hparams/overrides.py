@@ -15,7 +15,7 @@ from qsr.hparams.registry import sections
 
 SECTIONS = (
     *("train", "model", "hamiltonian", "data", "optimizer", "scheduler", "gradient_clipping", "checkpoint", "early_stopping"),
-    *("logger", "extra"),
+    *("loss", "logger", "extra"),
 )
 # Other names of sections and settings, at the root of a file or of an override.
 ALIASES = {

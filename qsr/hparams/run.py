@@ -51,7 +51,7 @@ class RunSettings:
         Raises:
             ConfigError: for anything that cannot be run: see `check`.
         """
-        known = [entry.name for entry in fields(cls)]
+        known = [*(entry.name for entry in fields(cls)), "loss"]
         for name in tree:
             if name not in known:
                 raise ConfigError(f"{name}: unknown section{nearest(name, known)}")
@@ -170,10 +170,11 @@ class RunSettings:
 
 def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
     """The sections of a sampler's run on a Hamiltonian."""
-    for name in ("data", "early_stopping"):
+    for name in ("data", "early_stopping", "loss"):
         if name in written:
             raise ConfigError(f"{name}: is for models on data; {written['model']['type']} is trained on a Hamiltonian")
     optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
+    optimizer.check_sampler()
     train: Any = hparams_class("train")(**{**written.get("train", {}), "lr": optimizer.default_rate if rate is None else rate})
     final = train.stages()[-1].shape
     problem = dict(written["hamiltonian"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
 from qsr.training.random import derived_seed
 from qsr.training.stopping import watched, weights_name
-from qsr.training.update import TorchUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -87,15 +86,32 @@ def start_fit(
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """A new run; the model and the data are made from their settings if they are not there."""
+    data = data_of(settings) if data is None else data
+    objective = objective_of(settings, data)
+    settings = fitted(settings, data, objective)
     model = new_model(settings) if model is None else placed(model, settings)
-    objective = objective_of(settings, data_of(settings) if data is None else data)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "prepare"))
+        model.prepare_fit(objective.training.batches(0, 0))
     check_monitors(settings, model, objective)
-    TorchUpdate(model, settings, stage_of(settings, objective))  # may refuse its arguments: before there is a directory
+    model.configure_update(settings, stage_of(settings, objective))  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(settings)
     if directory is None:
         return _run(settings, model, objective, None, progress, False, callbacks)
     with directory.lock():
         return _run(settings, model, objective, directory, progress, False, callbacks)
+
+
+def fitted(settings: RunSettings, data: Any, objective: Supervised) -> RunSettings:
+    """The settings with what only the data can tell.
+
+    Raises:
+        ConfigError: for data that do not fit the model's settings.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = settings.model.fitted(data, next(iter(objective.training.batches(0, 0))))
+    own = data.thparams if isinstance(data, PyTorchData) else settings.data
+    return replace(settings, model=model, data=own)
 
 
 def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervised) -> None:
@@ -150,7 +166,7 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     Raises:
         ConfigError: if they name none.
     """
-    if settings.data is None or settings.data.module_name is None:
+    if settings.data is None or (settings.data.section == "data" and settings.data.module_name is None):
         raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
     found: PyTorchData[Any] = settings.data.build()
     return found
@@ -173,7 +189,7 @@ def _run(
     target = metric_logger(settings.logger, directory, settings.tree(), resume)
     callbacks += [] if target is None else [LoggerCallback(target)]  # after what may put other weights in place
     callbacks += watching
-    trainer = Trainer(model, objective, TorchUpdate(model, settings, stage), callbacks, settings, directory, stage)
+    trainer = Trainer(model, objective, model.configure_update(settings, stage), callbacks, settings, directory, stage)
     with logged(directory), matmul_precision(settings.model.matmul_precision):
         if resume:
             trainer.resume()

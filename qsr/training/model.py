@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor, nn
 
-from qsr.hparams import Hparam, Hparams
+from qsr.hparams import Hparam, Hparams, RunSettings
 from qsr.hparams.imports import find_class
 from qsr.training.optimizers import OptimizerHparams, SchedulerHparams
+from qsr.training.protocols import UpdateRule
+from qsr.training.schedule import Stage
 from qsr.training.schema import WithHparams
 from qsr.training.settings import CheckpointHparams, EarlyStoppingHparams
 
@@ -31,6 +33,26 @@ class ModelHparams(Hparams):
     scheduler: SchedulerHparams | None = Hparam(default_factory=SchedulerHparams, help="as the section scheduler")
     checkpoint: CheckpointHparams | None = Hparam(default_factory=CheckpointHparams, help="as the section checkpoint")
     early_stopping: EarlyStoppingHparams | None = Hparam(None, help="as the section early_stopping")
+
+    def agreed(self, data: Any) -> Any:
+        """The settings of the data, with what this model needs to know of them.
+
+        Raises:
+            ConfigError: for settings that contradict those of the model.
+        """
+        return data
+
+    def fitted(self, data: Any, batch: Any) -> Any:
+        """These settings with what only the data can tell, as the number of features.
+
+        Args:
+            data: what the run trains on, a `PyTorchData` or a sequence of data sets or loaders.
+            batch: its first batch.
+
+        Raises:
+            ConfigError: for data that do not fit the settings.
+        """
+        return self
 
     @property
     def label_of_runs(self) -> str:
@@ -75,6 +97,16 @@ class Model(nn.Module, WithHparams[TModelHparams]):
     def compute_metrics(self, *arguments: Any) -> Mapping[str, Tensor]:
         """The metrics of a batch, `loss` among them: a scalar tensor that the weights are trained on."""
         raise TypeError(f"{type(self).__name__} does not define compute_metrics")
+
+    def prepare_fit(self, batches: Iterable[Any]) -> None:
+        """Called once, before a run's first step, with the batches of the training data: to standardise, to start from them."""
+
+    def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What is reported of an epoch, from the means over samples of what was logged (`training/...`): for ratios and roots.
+
+        Names that begin with an underscore (`training/_squares`) are for here only, and not kept of single steps.
+        """
+        return dict(means)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 
@@ -129,13 +161,23 @@ class Model(nn.Module, WithHparams[TModelHparams]):
         Raises:
             ConfigError: for arguments that torch refuses.
         """
-        from qsr.training.rate import named_optimizer, named_scheduler
+        from qsr.training.rate import named_optimizer, named_scheduler, parameter_groups
 
-        optimizer = named_optimizer(self.parameters(), self.thparams.optimizer)
+        optimizer = named_optimizer(parameter_groups(self, self.thparams.optimizer), self.thparams.optimizer)
         scheduler = self.thparams.scheduler and self.thparams.scheduler.settled(samplers=False)
         if not scheduler or scheduler.name == "none":
             return {"optimizer": optimizer}
         return {"optimizer": optimizer, "lr_scheduler": named_scheduler(optimizer, scheduler)}
+
+    def configure_update(self, settings: RunSettings, stage: Stage) -> UpdateRule:
+        """What changes the weights: the optimizer, or a rule of the model's own.
+
+        Raises:
+            ConfigError: for arguments that it refuses.
+        """
+        from qsr.training.update import TorchUpdate
+
+        return TorchUpdate(self, settings, stage)
 
     def configure_callbacks(self) -> list[Any]:
         """Callbacks that the settings ask for: the best weights are kept, and training may stop early."""

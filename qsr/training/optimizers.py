@@ -25,6 +25,8 @@ class NamedHparams(Hparams):
 
     # Arguments that are set elsewhere -> where.
     reserved: ClassVar[dict[str, str]] = {}
+    # Classes of torch that cannot be used here -> why.
+    refused: ClassVar[dict[str, str]] = {}
     shorthands: ClassVar[dict[str, str]] = {"module_name": "the name in full: torch.optim.SGD"}
     module: ClassVar[str] = ""
 
@@ -85,6 +87,9 @@ class NamedHparams(Hparams):
             ConfigError: for a name that there is not.
         """
         short = str(name).removeprefix(f"{cls.module}.").lower()
+        reason = {refused.lower(): why for refused, why in cls.refused.items()}.get(short)
+        if reason is not None:
+            raise ConfigError(f"{cls.section}.name={name}: {reason}")
         found = {choice.lower(): choice for choice in cls.choices()}.get(short)
         if found is None:
             raise ConfigError(f"{cls.section}.name={name}: unknown {cls.section}{nearest(name, cls.choices())}")
@@ -159,6 +164,23 @@ class NaturalGradientArguments:
                 raise ConfigError(f"optimizer.{name}={value}: must be a number greater than 0")
 
 
+class GroupHparams(Hparams):
+    """Other arguments of the optimizer for some of a model's parameters."""
+
+    section: ClassVar[str] = "optimizer.groups"
+
+    param_name_contains: tuple[str, ...] = Hparam(
+        min_length=1, help="parameters with any of these in their names; the first group that fits a parameter has it"
+    )
+    params: dict[str, Any] = Hparam(help="arguments that differ from those of the section")
+
+    @model_validator(mode="after")
+    def _named(self) -> Any:
+        if not all(self.param_name_contains):
+            raise ConfigError(f"{self.label('param_name_contains')}={list(self.param_name_contains)}: no part may be empty")
+        return self
+
+
 class OptimizerHparams(NamedHparams):
     """Any optimizer of torch.optim, or a natural gradient: minsr (arXiv 2302.01941) or spring (arXiv 2401.10190).
 
@@ -168,11 +190,18 @@ class OptimizerHparams(NamedHparams):
 
     section: ClassVar[str] = "optimizer"
     module: ClassVar[str] = "torch.optim"
+    of_data: ClassVar[tuple[str, ...]] = ("groups",)
     reserved: ClassVar[dict[str, str]] = {"params": "the model's parameters are used"}
+    refused: ClassVar[dict[str, str]] = {
+        "Optimizer": "is the base class of optimizers",
+        "SparseAdam": "is for sparse gradients, which no model here has",
+        "Muon": "is for matrices only, and every model here has other parameters, too",
+    }
 
     natural: ClassVar[tuple[str, ...]] = ("spring", "minsr")
 
     name: str = Hparam("Adam", help="class in torch.optim, or spring, or minsr; its arguments follow as name=value")
+    groups: tuple[GroupHparams, ...] = Hparam((), help="arguments for some parameters of a model on data (in files and Python)")
 
     @property
     def default_rate(self) -> float:
@@ -188,10 +217,7 @@ class OptimizerHparams(NamedHparams):
     def choices(cls) -> list[str]:
         import torch
 
-        # The base class; one for sparse gradients only; one for matrices only, and every model here has vectors, too; and
-        # one that evaluates the loss again on samples of weights that it has changed since, where it means nothing.
-        excluded = ("Optimizer", "SparseAdam", "Muon", "LBFGS")
-        found = [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in excluded]
+        found = [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in cls.refused]
         return [*found, *cls.natural]
 
     @classmethod
@@ -218,9 +244,30 @@ class OptimizerHparams(NamedHparams):
         without = {"momentum": 0.0} if self.name == "minsr" else {}
         return NaturalGradientArguments(**without, **{key: value for key, value in self.kwargs.items() if key != "lr"})
 
+    def check_sampler(self) -> None:
+        """What a sampler's run cannot do.
+
+        Raises:
+            ConfigError: naming it.
+        """
+        if self.name == "LBFGS":
+            raise ConfigError(
+                f"{self.section}.name=LBFGS: evaluates the loss again on samples of weights that it has changed since, where it "
+                "means nothing; use spring"
+            )
+        if self.groups:
+            raise ConfigError(f"{self.section}.groups: are for models on data")
+
     @model_validator(mode="after")
     def _valid_arguments(self) -> Any:
         self.natural_gradient()
+        known = self.keyword_defaults(self.name)
+        for group in self.groups:
+            for key in group.params:
+                if key not in known or key in self.reserved:
+                    raise ConfigError(f"{group.label('params')}: {self.name} has no argument {key}{nearest(key, known)}")
+        if self.groups and self.name == "LBFGS":
+            raise ConfigError(f"{self.section}.groups: LBFGS takes all parameters in one group")
         return self
 
 

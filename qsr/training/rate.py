@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings, nearest
 from qsr.training.optimizers import OptimizerHparams, SchedulerHparams
 from qsr.training.protocols import Metrics
 from qsr.training.schedule import Stage
+
+logger = logging.getLogger(__name__)
 
 
 class ScheduledStep:
@@ -41,13 +45,17 @@ class ScheduledStep:
         """Learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"] * self.rate_factor)
 
-    def step(self) -> float:
-        """Apply the gradients and move the scheduler on; the rate that was used."""
+    def step(self, closure: Callable[[], float] | None = None) -> float:
+        """Apply the gradients and move the scheduler on; the rate that was used.
+
+        Args:
+            closure: computes the gradients anew and returns the loss, for an optimizer that asks for both.
+        """
         used = self.rate
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * self.rate_factor
-        self.optimizer.step()
+        self.optimizer.step(closure)  # type: ignore[arg-type]
         for group, scheduled in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = scheduled  # schedulers compute the next rate from this one
         if self.scheduler is not None and self.settings.interval == "step":
@@ -104,6 +112,24 @@ def named_optimizer(parameters: Any, settings: OptimizerHparams, **arguments: An
     return found
 
 
+def parameter_groups(model: nn.Module, settings: OptimizerHparams, rate: float | None = None) -> list[dict[str, Any]]:
+    """The groups of the settings, each with its parameters and its own arguments; those that fit no group come last.
+
+    A group has the arguments of the section where it says nothing else. A warning names a group that no parameter fits.
+    """
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups: list[dict[str, Any]] = []
+    for group in settings.groups:
+        own = [name for name in named if any(part in name for part in group.param_name_contains)]
+        if not own:
+            wanted = ", ".join(group.param_name_contains)
+            logger.warning("optimizer.groups: no parameter left with %s in its name; there are %s", wanted, ", ".join(named))
+            continue
+        arguments = {} if rate is None else {"lr": rate}
+        groups.append({"params": [named.pop(name) for name in own], **arguments, **settings.kwargs, **group.params})
+    return [*groups, {"params": list(named.values())}] if named or not groups else groups
+
+
 def named_scheduler(
     optimizer: torch.optim.Optimizer, settings: SchedulerHparams, steps: int | None = None, rate: float | None = None
 ) -> Any:
@@ -113,7 +139,7 @@ def named_scheduler(
         ConfigError: for arguments that torch refuses.
     """
     kind = settings.target(settings.name)
-    filled: dict[str, Any] = {} if rate is None else {"max_lr": rate}
+    filled: dict[str, Any] = {} if rate is None else {"max_lr": [group["lr"] for group in optimizer.param_groups]}
     if steps is not None:
         filled |= dict.fromkeys(("total_steps", "T_max"), max(steps, 1))
     # Cycling the momentum needs an optimizer that has one, and no benchmark of ours showed a gain.

@@ -18,9 +18,11 @@ class WithHparams(Generic[THparams]):
     Attributes:
         hparams_schema: the class of the settings, taken from the type parameter; inherited.
         thparams: the settings.
+        named_by_module: whether `module_name` is how the settings find the class; not for those with a section of their own.
     """
 
     hparams_schema: ClassVar[type[Hparams] | None] = None
+    named_by_module: ClassVar[bool] = True
     thparams: THparams
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -44,7 +46,7 @@ class WithHparams(Generic[THparams]):
         if not isinstance(hparams, schema) and (isinstance(hparams, Hparams) or not isinstance(hparams, Mapping)):
             raise TypeError(f"thparams must be of type {schema.__name__} or a mapping, found {type(hparams).__name__}")
         taken: Any = hparams if isinstance(hparams, schema) else schema.from_config(hparams)
-        if taken["module_name"] is None:
+        if taken["module_name"] is None and type(self).named_by_module:
             # A copy: the object may be shared, and what it is for is decided here.
             taken = taken.model_copy(update={"module_name": dotted_name(type(self))})
         self.thparams = taken

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qsr.hparams import ConfigError
-from qsr.training.data import DataLoaderHparams
+from qsr.training.data import DataLoaderHparams, TensorRows
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import derived_seed, generator_for
@@ -50,16 +50,16 @@ class DatasetSource:
         return whole if self.training and self.loader.drop_last else whole + bool(rest)
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
-        order = list(range(self.samples))
         generator = generator_for("cpu", self.seed, "order", epoch)
-        if self.training and self.loader.shuffle:
-            order = torch.randperm(self.samples, generator=generator).tolist()
-        size = self.loader.batch_size
-        chosen = [order[start * size : (start + 1) * size] for start in range(first, len(self))]
+        shuffled = self.training and self.loader.shuffle
+        order = torch.randperm(self.samples, generator=generator) if shuffled else torch.arange(self.samples)
+        chosen = order.split(self.loader.batch_size)[first : len(self)]
+        if isinstance(self.dataset, TensorRows):
+            return (self.dataset.rows(indices) for indices in chosen)
         return iter(
             DataLoader(
                 _Seeded(self.dataset, self.seed, epoch),
-                batch_sampler=chosen,
+                batch_sampler=[indices.tolist() for indices in chosen],
                 num_workers=self.loader.num_workers,
                 pin_memory=self.loader.pin_memory and torch.cuda.is_available(),
                 generator=generator,
@@ -162,10 +162,11 @@ class Supervised:
         return batch.share * loss, {name: batch.share * value for name, value in metrics.items()}
 
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
-        return {name: sum(part.get(name, 0.0) for part in found) for name in found[0]}
+        # Sums that `Model.finish_metrics` needs are for whole epochs.
+        return {name: sum(part.get(name, 0.0) for part in found) for name in found[0] if "/_" not in name}
 
     def end_epoch(self, model: Model[Any], epoch: int) -> Metrics:
-        metrics = {name: total / self._size for name, total in self._sums.items()} if self._size else {}
+        metrics = model.finish_metrics({name: total / self._size for name, total in self._sums.items()} if self._size else {})
         self._sums, self._size = {}, 0
         if self.validation is not None and epoch % self.evaluate_every == 0:
             metrics |= self.evaluate(model, self.validation, "validation")
@@ -188,7 +189,7 @@ class Supervised:
                         sums[name] = sums.get(name, 0.0) + size * value
         finally:
             model.train(training)
-        return {name: value / total for name, value in sums.items()} if total else {}
+        return model.finish_metrics({name: value / total for name, value in sums.items()} if total else {})
 
     def state_dict(self) -> dict[str, Any]:
         """What has been summed up in an epoch that is not at its end."""

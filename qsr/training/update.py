@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import nn
 
 from qsr.hparams import RunSettings
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics, Objective, UpdateRule
 from qsr.training.random import seed_dropout
-from qsr.training.rate import ScheduledStep, named_optimizer
+from qsr.training.rate import ScheduledStep, named_optimizer, parameter_groups
 from qsr.training.schedule import Stage
 from qsr.training.spring import NaturalGradient
 
@@ -45,14 +47,26 @@ class TorchUpdate(ScheduledStep):
             made = model.configure_optimizers()
             super().__init__(made["optimizer"], settings, stage, made.get("lr_scheduler"))
         else:
-            optimizer = named_optimizer(model.parameters(), settings.optimizer, lr=settings.train.lr)
+            groups = parameter_groups(model, settings.optimizer, settings.train.lr)
+            optimizer = named_optimizer(groups, settings.optimizer, lr=settings.train.lr)
             super().__init__(optimizer, settings, stage)
 
     def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
         model.train()
         batches, metrics = objective.prepare(model, keys)
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            found, norm, rate = self._line_search(model, objective, batches)
+        else:
+            found, _ = self._gradient(model, objective, batches)
+            norm = self._clip(model)
+            rate = self.step()
+        return {**metrics, **objective.summarise(found), "gradient_norm": norm, "lr": rate}
+
+    def _gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
+        """Sum the gradients of the batches up; what each recorded, and the whole loss."""
         self.optimizer.zero_grad()
         found = []
+        total: Any = 0.0
         key = None
         for batch in batches:
             if batch.key != key:  # the parts of a minibatch share its dropout's random numbers, one after the other
@@ -61,8 +75,27 @@ class TorchUpdate(ScheduledStep):
             loss, recorded = objective.loss(model, batch)
             loss.backward()
             found.append(recorded)
-        norm = self._clip(model)
-        return {**metrics, **objective.summarise(found), "gradient_norm": norm, "lr": self.step()}
+            total = total + loss.detach()
+        return found, total
+
+    def _line_search(
+        self, model: nn.Module, objective: Objective, batches: Sequence[Any]
+    ) -> tuple[list[Metrics], float, float]:
+        """A step of an optimizer that evaluates the loss of these batches several times; the first one is what is recorded."""
+        first: list[tuple[list[Metrics], float]] = []
+
+        def closure() -> float:
+            before = objective.state_dict()
+            found, loss = self._gradient(model, objective, batches)
+            norm = self._clip(model)
+            if first:
+                objective.load_state_dict(before)
+            else:
+                first.append((found, norm))
+            return float(loss)
+
+        rate = self.step(closure)
+        return *first[0], rate
 
     def _clip(self, model: nn.Module) -> float:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

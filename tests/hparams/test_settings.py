@@ -76,7 +76,7 @@ def test_the_sources_own_line() -> None:
         ("--train precision=float16 --ptf", "train.precision=float16: must be 'float32', 'float64', 'tf32' or 'bf16'"),
         ("--train device=gpu --ptf", "train.device=gpu: must be auto, cpu, cuda or cuda:N"),
         ("--train L=0 --ptf", "train.L=0: must be at least 1"),
-        ("--ptf --optimizer name=LBFGS", "optimizer.name=LBFGS: unknown optimizer"),
+        ("--ptf --optimizer name=LBFGS", "optimizer.name=LBFGS: evaluates the loss again"),
         ("--ptf --optimizer name=Adan", "optimizer.name=Adan: unknown optimizer; did you mean 'Adam'?"),
         ("--ptf --optimizer weight_decy=0.1", "optimizer.weight_decy: Adam has no such argument; did you mean 'weight_decay'?"),
         ("--ptf --optimizer lr=0.1 --train lr=0.2", "train.lr=0.2: optimizer.kwargs.lr=0.1 says something else"),

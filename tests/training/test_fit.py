@@ -26,7 +26,7 @@ def test_a_run_writes_all_that_loading_needs(tmp_path: Path) -> None:
     run = fit(tmp_path, optimizer={"module_name": "torch.optim.SGD", "kwargs": {"momentum": 0.9}}, extra={"note": "x"})
     assert run.path is not None and run.path == tmp_path / "Line" / "0"
     stored = json.loads((run.path / "settings.json").read_text())
-    assert stored["train"]["lr"] == 0.05 and stored["optimizer"] == {"name": "SGD", "kwargs": {"momentum": 0.9}}
+    assert stored["train"]["lr"] == 0.05 and stored["optimizer"] == {"name": "SGD", "kwargs": {"momentum": 0.9}, "groups": []}
     assert "K" not in stored["train"] and "hamiltonian" not in stored and stored["extra"] == {"note": "x"}
     assert stored["data"]["module_name"] == "tests.training.lines.Points" and "optimizer" not in stored["model"]
     history = RunDirectory(run.path).history

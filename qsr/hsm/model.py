@@ -1,0 +1,355 @@
+"""The Hilbert-space model: operators for features and targets, and the state of a data point that joins them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qsr.hamiltonians.pauli import PauliBasis, pauli_strings
+from qsr.hparams import ConfigError, RunSettings
+from qsr.hsm.metrics import class_metrics, finished, regression_metrics
+from qsr.hsm.operators import (
+    error_hamiltonian,
+    half_norm,
+    hermitian,
+    linear_hamiltonian,
+    parameters_of,
+    random_parameters,
+)
+from qsr.hsm.settings import STANDARDISED, HSM
+from qsr.hsm.states import States, states_of
+from qsr.training.model import Model
+from qsr.training.protocols import UpdateRule
+from qsr.training.schedule import Stage
+
+SELF_CONSISTENT = (1e-6, 50)  # largest change of a standardised prediction at the end, and most iterations
+CLUSTER_NOISE = 0.05  # off-diagonal elements next to clusters on the diagonal, where they would stay zero for ever
+_SCALER = ("x_mean", "x_scale", "y_mean", "y_scale")
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The operators of a model, made from its parameters once for many points.
+
+    Attributes:
+        inputs: (K, d, d) A_k.
+        outputs: (T, d, d) B_t.
+        offset: (1, d, d) A_0 of the linear form, or None.
+    """
+
+    inputs: Tensor
+    outputs: Tensor
+    offset: Tensor | None
+
+
+class HilbertSpaceModel(Model[HSM]):
+    """y_t(x) = <psi(x)| B_t |psi(x)>, psi(x) the ground state of H(x) = 1/2 sum_k (A_k - x_k)^2.
+
+    Parameters: `input_diags` (K, d) and `input_trius` (K, d(d-1)/2, 2) (without the last axis for real operators), or
+    `input_pauli_coeffs` (K, P) with the strings in the order of `qsr.hamiltonians.pauli.pauli_strings`; `output_...` the same;
+    `offset_...` of the linear form; `input_weights` (K,) with `weighted_layer`. Features and targets are standardised in here.
+
+    Raises:
+        ConfigError: for settings without the numbers of features and targets, which the data give.
+    """
+
+    named_by_module = False
+
+    def __init__(self, hparams: HSM | Mapping[str, Any]) -> None:
+        super().__init__(hparams)
+        settings = self.thparams
+        unsupervised = settings.hsm_model == "geometry"
+        outputs = 0 if unsupervised else settings.output_operator_count
+        if settings.input_operator_count is None or outputs is None:
+            name = "input_operator_count" if settings.input_operator_count is None else "output_operator_count"
+            raise ConfigError(f"hsm.{name}: missing; the data of a run tell it, or give it")
+        self.num_features, self.num_outputs = settings.input_operator_count, outputs
+        self.bases: dict[str, PauliBasis] = {}
+        self.watch_states: Callable[[Tensor, States], None] | None = None  # sees the points and states of a training batch
+        scale = settings.init_scale
+        self._add_operators("input", self.num_features, scale)
+        if not unsupervised:
+            self._add_operators("output", self.num_outputs, 2 * scale if settings.loss.of_classes else scale)
+        if settings.energy_form == "linear":
+            self._add_operators("offset", 1, scale)
+        if settings.weighted_layer:
+            self.input_weights = nn.Parameter(torch.ones(self.num_features))
+        self.loss_function = nn.Identity() if unsupervised or settings.loss.name == "auto" else settings.loss.build()
+        for name, size in zip(_SCALER, 2 * [self.num_features] + 2 * [self.num_outputs], strict=True):
+            start = torch.zeros if name.endswith("mean") else torch.ones
+            self.register_buffer(name, start(size, dtype=torch.float64))
+
+    x_mean: Tensor
+    x_scale: Tensor
+    y_mean: Tensor
+    y_scale: Tensor
+
+    def _add_operators(self, side: str, count: int, scale: float) -> None:
+        settings = self.thparams
+        if settings.pauli:
+            weight = settings.output_operator_pauli_weight if side == "output" else settings.input_operator_pauli_weight
+            self.bases[side] = PauliBasis(pauli_strings(settings.qubits_count or 0, weight or 0))
+            strings = len(self.bases[side])
+            # Tr A^2 / d = sum of the squared coefficients
+            self.register_parameter(f"{side}_pauli_coeffs", nn.Parameter(scale / strings**0.5 * torch.randn(count, strings)))
+            return
+        diags, trius = random_parameters(count, settings.dimension, settings.complex, scale)
+        self.register_parameter(f"{side}_diags", nn.Parameter(diags))
+        self.register_parameter(f"{side}_trius", nn.Parameter(trius))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> HilbertSpaceModel:
+        """Moved and converted as every module, but the scaler keeps its float64: features may be large and change little."""
+        kept = {name: getattr(self, name) for name in _SCALER}
+        super()._apply(fn, recurse)
+        device = next(self.parameters()).device
+        for name, value in kept.items():
+            setattr(self, name, value.to(device))
+        return self
+
+    # --- operators --------------------------------------------------------------------------------------------------
+
+    def operators(self) -> Operators:
+        """The operators, differentiable."""
+        inputs = self.operators_of("input")
+        outputs = self.operators_of("output") if self.num_outputs else inputs.new_zeros(0, *inputs.shape[1:])
+        return Operators(inputs, outputs, self.operators_of("offset") if self.thparams.energy_form == "linear" else None)
+
+    def operators_of(self, side: str) -> Tensor:
+        """(K, d, d) operators: `input`, `output` or `offset`."""
+        if side in self.bases:
+            return self.bases[side].operators(getattr(self, f"{side}_pauli_coeffs"))
+        return hermitian(getattr(self, f"{side}_diags"), getattr(self, f"{side}_trius"))
+
+    @torch.no_grad()
+    def set_operators(self, side: str, operators: Tensor) -> None:
+        """Put Hermitian matrices (K, d, d) in place (real parts, for a model with real ones).
+
+        Raises:
+            ConfigError: for a Pauli model, matrices of another shape, and matrices that are not Hermitian.
+        """
+        if side in self.bases:
+            raise ConfigError(f"hsm.{side}_operators: a Pauli model has coefficients; set {side}_pauli_coeffs")
+        diags, trius = getattr(self, f"{side}_diags"), getattr(self, f"{side}_trius")
+        expected = (len(diags), diags.shape[1], diags.shape[1])
+        if tuple(operators.shape) != expected:
+            raise ConfigError(f"hsm.{side}_operators shape mismatch: found {tuple(operators.shape)}, expected {expected}")
+        if not torch.allclose(operators, operators.mH, rtol=0, atol=1e-6 * float(operators.abs().max())):
+            raise ConfigError(f"hsm.{side}_operators: must be Hermitian")
+        if self.thparams.complex:
+            operators = operators.to(torch.promote_types(operators.dtype, torch.complex64))
+        elif operators.is_complex():
+            operators = operators.real
+        found = parameters_of(operators)
+        diags.copy_(found[0])
+        trius.copy_(found[1])
+
+    # --- states -----------------------------------------------------------------------------------------------------
+
+    def scaled_inputs(self, x: Tensor) -> Tensor:
+        """(B, K) standardised (and weighted) features, in the number format of the operators."""
+        scaled = ((x.double() - self.x_mean) / self.x_scale).to(self.dtype)
+        return scaled * self.input_weights if self.thparams.weighted_layer else scaled
+
+    def scaled_targets(self, y: Tensor) -> Tensor:
+        """(B, T) standardised targets; for classes 1 in the column of the class."""
+        settings = self.thparams
+        if settings.classes is not None:
+            return nn.functional.one_hot(self.class_numbers(y), self.num_outputs).to(self.dtype)
+        y = y.view(len(y), -1)
+        return ((y.double() - self.y_mean) / self.y_scale).to(self.dtype)
+
+    def class_numbers(self, y: Tensor) -> Tensor:
+        """(B,) int64 number of the class of targets (B, 1), which hold numbers for names and values for values.
+
+        Raises:
+            ConfigError: for a value that no class has.
+        """
+        settings = self.thparams
+        flat = y.reshape(-1).double()
+        if settings.classes is None or isinstance(settings.classes[0], str):
+            return flat.long()
+        values = torch.tensor(settings.classes, dtype=torch.float64, device=y.device)
+        found = torch.searchsorted(values, flat).clamp_max(len(values) - 1)
+        if not torch.equal(values[found], flat):
+            other = float(flat[values[found] != flat][0])
+            raise ConfigError(f"data: {other:g} is no class of the training data; those are {list(settings.classes)}")
+        return found
+
+    def states(self, points: Tensor, operators: Operators | None = None, joint: bool = False) -> States:
+        """States of standardised points (B, K); with `joint` of points (B, K + T) of features and targets.
+
+        Features that are NaN are not observed: their terms are left out.
+        """
+        settings = self.thparams
+        made = self.operators() if operators is None else operators
+        observed = None if bool(torch.isfinite(points).all()) else torch.isfinite(points)
+        if made.offset is not None:
+            hamiltonian, norm = linear_hamiltonian(made.offset, made.inputs, points), points.new_zeros(len(points))
+        else:
+            inputs = torch.cat([made.inputs, made.outputs]) if joint else made.inputs
+            hamiltonian, norm = error_hamiltonian(inputs, points, observed), half_norm(points, observed)
+        shift = settings.eigh_eps or 0.0
+        if shift:
+            hamiltonian = hamiltonian + shift * torch.eye(hamiltonian.shape[-1], dtype=hamiltonian.dtype, device=points.device)
+        readout = made.outputs.new_zeros(0, *made.outputs.shape[1:]) if joint else self._readout(made)
+        found = states_of(hamiltonian, readout, settings.beta, settings.degenerate == "average")
+        return States(found.energy + norm - shift, found.expectations, found.levels, found.vectors, found.weights)
+
+    def _readout(self, made: Operators) -> Tensor:
+        """The operators whose expectations are asked for: B_t, and B_t^2 for a loss that looks at the variance."""
+        if self.thparams.hsm_model == "geometry":
+            return made.inputs
+        return torch.cat([made.outputs, made.outputs @ made.outputs]) if self.thparams.loss.name == "GaussianNLLLoss" else made.outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predictions (B, T) of features (B, K): in the units of the targets, or one number for each class.
+
+        For hsm_model=geometry the point cloud (B, K), <A_k> in the units of the features.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            points = self.scaled_inputs(x)
+            expectations = self.predicted(points)
+            if self.thparams.hsm_model == "geometry":
+                return expectations * self.x_scale + self.x_mean
+            return expectations if self.thparams.classes is not None else expectations * self.y_scale + self.y_mean
+
+    def predicted(self, points: Tensor, operators: Operators | None = None) -> Tensor:
+        """(B, T) expectation values at standardised points (B, K), as the targets are standardised."""
+        settings = self.thparams
+        made = self.operators() if operators is None else operators
+        found = self.states(points, made).expectations[:, : self.num_outputs or self.num_features]
+        scale = self._target_scale if settings.full_energy else 1.0
+        if settings.predict_mode == "self_consistent":
+            tolerance, most = SELF_CONSISTENT
+            for _ in range(most):
+                joint = self.states(torch.cat([points, found], dim=1), made, joint=True)
+                before, found = found, self._expectations(joint, made.outputs)
+                if bool((found - before).abs().amax() < tolerance * scale):
+                    break
+        return found / scale
+
+    def _expectations(self, states: States, operators: Tensor) -> Tensor:
+        """(B, T) in the states, without gradient through them."""
+        rho = (states.vectors * states.weights[:, None].to(states.vectors.dtype)) @ states.vectors.mH
+        return torch.einsum("bij,tji->bt", rho, operators).real
+
+    @property
+    def _target_scale(self) -> float:
+        settings = self.thparams
+        return settings.target_scale or (2.0 if settings.classes is not None else 1.0)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters (real)."""
+        return next(self.parameters()).dtype
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """The loss and metrics of a batch (x (B, K), y (B, T)), or of x alone for hsm_model=geometry."""
+        x, y = (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
+        with torch.autocast(x.device.type, enabled=False):
+            points = self.scaled_inputs(x)
+            if self.thparams.hsm_model == "geometry":
+                return self._geometry_metrics(points)
+            assert y is not None
+            if self.thparams.full_energy:
+                return self._energy_metrics(points, y)
+            return self._loss_metrics(points, y)
+
+    def _loss_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
+        states = self.states(points)
+        predictions = states.expectations
+        found = {"loss": self._loss(predictions, y), "energy": states.energy.mean()}
+        return {**found, **self._state_metrics(states), **self._prediction_metrics(predictions[:, : self.num_outputs], y)}
+
+    def _energy_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
+        made = self.operators()
+        scale = self._target_scale
+        joint = torch.cat([points, scale * self.scaled_targets(y)], dim=1)
+        states = self.states(joint, made, joint=True)
+        if self.watch_states is not None:
+            self.watch_states(joint, states)
+        energy = states.energy.mean()
+        found = {"loss": energy, "energy": energy, **self._state_metrics(states)}
+        if self.training:  # predictions need other states, of the features alone
+            return found
+        predictions = self.predicted(points, made)
+        return {**found, "pred_loss": self._loss(predictions, y), **self._prediction_metrics(predictions, y)}
+
+    def _geometry_metrics(self, points: Tensor) -> dict[str, Tensor]:
+        """(<A_k> - x_k)^2 + w Var A_k, averaged over k: with 2 E_0 = bias + variance it is bias (1 - w) + 2 w E_0."""
+        states = self.states(points)
+        weight = self.thparams.fluctuation_weight
+        bias = (states.expectations - points).nan_to_num(0.0).square().sum(dim=1).mean() / self.num_features
+        energy = states.energy.mean()
+        whole = 2 * energy / self.num_features
+        found = {"loss": (1 - weight) * bias + weight * whole, "bias": bias, "fluctuation": whole - bias, "energy": energy}
+        return {**found, **self._state_metrics(states)}
+
+    def _state_metrics(self, states: States) -> dict[str, Tensor]:
+        found = {"gap": states.gap.mean(), "degenerate_fraction": states.degenerate().double().mean()}
+        return found if self.thparams.beta is None else {**found, "ground_share": states.weights[:, 0].mean()}
+
+    def _loss(self, predictions: Tensor, y: Tensor) -> Tensor:
+        settings = self.thparams
+        name = settings.loss.name
+        if settings.classes is not None and settings.loss.of_classes:
+            # torch's NLLLoss takes log-probabilities.
+            scores = predictions.log_softmax(dim=1) if name == "NLLLoss" else predictions
+            return self._call(scores, self.class_numbers(y))
+        targets = self.scaled_targets(y)
+        if name == "GaussianNLLLoss":
+            mean, second = predictions.split(self.num_outputs, dim=1)
+            return self._call(mean, targets, (second - mean.square()).clamp_min(0.0))
+        return self._call(predictions, targets)
+
+    def _call(self, *arguments: Tensor) -> Tensor:
+        try:
+            loss: Tensor = self.loss_function(*arguments)
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"loss.name={self.thparams.loss.name}: {' '.join(str(error).split())}") from None
+        return loss
+
+    def _prediction_metrics(self, predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
+        settings = self.thparams
+        predictions = predictions.detach()
+        if settings.classes is not None:
+            return class_metrics(predictions.argmax(dim=1), self.class_numbers(y), self.num_outputs)
+        if settings.loss.of_classes:  # columns of probabilities
+            return class_metrics(predictions.argmax(dim=1), y.argmax(dim=1), self.num_outputs)
+        if settings.loss.name in ("BCEWithLogitsLoss", "MultiLabelSoftMarginLoss"):
+            return {"accuracy": ((predictions > 0) == (y.view_as(predictions) > 0.5)).double().mean()}
+        return regression_metrics(predictions, self.scaled_targets(y), self.y_scale)
+
+    def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        return finished(means)
+
+    def prepare_fit(self, batches: Iterable[Any]) -> None:
+        from qsr.hsm.start import prepare
+
+        prepare(self, batches)
+
+    def configure_update(self, settings: RunSettings, stage: Stage) -> UpdateRule:
+        if self.thparams.method == "analytic":
+            from qsr.hsm.analytic import ClosedForm
+
+            return ClosedForm(self, settings, stage)
+        return super().configure_update(settings, stage)
+
+    @property
+    def standardises_targets(self) -> bool:
+        """Whether targets are numbers that a loss takes differences of."""
+        settings = self.thparams
+        differences = settings.full_energy or settings.loss.name in STANDARDISED
+        return settings.standardize == "auto" and settings.classes is None and not settings.loss.of_classes and differences
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the Hamiltonian and the eigenvectors of one point."""
+        return 2 * math.prod((self.thparams.dimension,) * 2) * (8 if self.thparams.complex or self.thparams.pauli else 4)

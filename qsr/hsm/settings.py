@@ -1,0 +1,249 @@
+"""Settings of Hilbert-space models: which operators, how large, and what state is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from qsr.hparams import ConfigError, Hparam
+from qsr.training.losses import LossHparams
+from qsr.training.model import ModelHparams
+
+if TYPE_CHECKING:
+    from qsr.hsm.model import HilbertSpaceModel
+
+MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
+STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
+
+
+class HSM(ModelHparams):
+    """A Hilbert-space model: H(x) = 1/2 sum_k (A_k - x_k)^2, and y_t = <B_t> in its ground state.
+
+    (Candelori et al., Sci. Rep. 15, 6933 (2025); Samson et al., Quantum Cognition Machine Learning (2024).)
+    """
+
+    section: ClassVar[str] = "hsm"
+    data_section: ClassVar[str] = "table"
+
+    hsm_model: Literal["general", "pauli", "general_fullenergy", "pauli_fullenergy", "geometry"] = Hparam(
+        "general",
+        help="Hermitian matrices, or sums of Pauli strings; trained on a loss of the predictions, or (fullenergy) on the energy of "
+        "features and targets; geometry: features alone",
+    )
+    weighted_layer: bool = Hparam(False, help="a trainable factor on every feature")
+    input_operator_count: int | None = Hparam(None, help="number of features; None: as the data have")
+    output_operator_count: int | None = Hparam(None, help="number of targets, or of classes; None: as the data have")
+    hilbert_space_dims: int | None = Hparam(None, help="dimension d of the Hilbert space, for Hermitian matrices; None: 8")
+    qubits_count: int | None = Hparam(None, help="number of qubits, for Pauli strings: d = 2^qubits_count")
+    input_operator_pauli_weight: int | None = Hparam(None, help="most letters other than I in a string of A_k; None: all")
+    output_operator_pauli_weight: int | None = Hparam(None, help="most letters other than I in a string of B_t; None: all")
+    beta: float | None = Hparam(
+        None, gt=0, allow_inf_nan=False, help="inverse temperature of the state exp(-beta H)/Z; None: the ground state"
+    )
+    complex: bool = Hparam(True, help="whether Hermitian matrices are complex, or real and symmetric")
+    eigh_eps: float | None = Hparam(
+        1e-8, ge=0, allow_inf_nan=False, help="added to the diagonal of H; shifts all levels alike and changes no result"
+    )
+    energy_form: Literal["squared", "linear"] = Hparam("squared", help="H(x) as above, or A_0 - sum_k x_k A_k")
+    degenerate: Literal["drop", "average"] = Hparam(
+        "drop", help="of a degenerate ground level: the state that the solver gives, or the average over the level"
+    )
+    predict_mode: Literal["input", "self_consistent"] = Hparam(
+        "input", help="fullenergy: predict from the state of the features, or iterate features and prediction until they agree"
+    )
+    method: Literal["gradient", "analytic"] = Hparam(
+        "gradient", help="analytic: the operators of fullenergy are solved for, once an epoch, and there is no learning rate"
+    )
+    init: Literal["gue", "kmeans"] = Hparam(
+        "gue", help="first operators: random matrices, or the clusters of the data on the diagonals"
+    )
+    init_scale: float = Hparam(
+        0.5, gt=0, allow_inf_nan=False, help="size of the first operators: spectra fill -2 to 2 times this (outputs for classes: x2)"
+    )
+    standardize: Literal["auto", "inputs", "none"] = Hparam(
+        "auto", help="to mean 0 and deviation 1: features, and targets of losses of differences; features only; nothing"
+    )
+    target_scale: float | None = Hparam(
+        None, gt=0, allow_inf_nan=False, help="fullenergy: factor on the targets in the energy; None: 1, and 2 for classes"
+    )
+    fluctuation_weight: float = Hparam(
+        0.1, ge=0, allow_inf_nan=False, help="geometry: w of the loss (<A_k> - x_k)^2 + w Var A_k, averaged over k"
+    )
+    missing: Literal["error", "drop_terms"] = Hparam(
+        "error", help="features without a value: refused, or their terms are left out of H(x)"
+    )
+    loss: LossHparams = Hparam(default_factory=LossHparams, help="as the section loss")
+    classes: tuple[str | float, ...] | None = Hparam(None, help="names or values of the classes; filled in from the data")
+
+    @property
+    def label_of_runs(self) -> str:
+        return f"hsm/{self.hsm_model}"
+
+    @property
+    def pauli(self) -> bool:
+        """Whether operators are sums of Pauli strings."""
+        return self.hsm_model.startswith("pauli")
+
+    @property
+    def full_energy(self) -> bool:
+        """Whether the energy of features and targets is what is minimised."""
+        return self.hsm_model.endswith("_fullenergy")
+
+    @property
+    def dimension(self) -> int:
+        """d."""
+        return 2 ** (self.qubits_count or 0) if self.pauli else int(self.hilbert_space_dims or 0)
+
+    def build(self) -> HilbertSpaceModel:
+        from qsr.hsm.model import HilbertSpaceModel
+
+        return HilbertSpaceModel(self)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Any:
+        for name, words in (("input_operator_count", "Input operator count"), ("output_operator_count", "Output operator count")):
+            if self[name] is not None and self[name] < 1:
+                raise ConfigError(f"hsm.{name}={self[name]}: {words} must be greater than 0.")
+        others = ("hilbert_space_dims",) if self.pauli else ("qubits_count", "input_operator_pauli_weight", "output_operator_pauli_weight")
+        for name in others:
+            if self[name] is not None:
+                raise ConfigError(f"hsm.{name}={self[name]}: means nothing for hsm_model={self.hsm_model}")
+        if self.pauli:
+            self._check_pauli()
+        else:
+            if self.hilbert_space_dims is None:
+                self.__dict__["hilbert_space_dims"] = 8
+            if self.hilbert_space_dims is not None and self.hilbert_space_dims < 1:
+                raise ConfigError(f"hsm.hilbert_space_dims={self.hilbert_space_dims}: Hilbert space dimension must be greater than 0.")
+        self._check_energy()
+        if self.pauli and self.init == "kmeans":
+            raise ConfigError("hsm.init=kmeans: needs hsm_model=general; clusters on a diagonal are no short Pauli strings")
+        if self.fluctuation_weight != type(self).model_fields["fluctuation_weight"].default and self.hsm_model != "geometry":
+            raise ConfigError(f"hsm.fluctuation_weight={self.fluctuation_weight}: is for hsm_model=geometry")
+        if self.hsm_model == "geometry":
+            self._check_geometry()
+        return self
+
+    def _check_pauli(self) -> None:
+        qubits = self.qubits_count
+        if qubits is None:
+            raise ConfigError(f"hsm.qubits_count: missing; hsm_model={self.hsm_model} needs a number of qubits")
+        if qubits < 1:
+            raise ConfigError(f"hsm.qubits_count={qubits}: Qubits count must be greater than 0.")
+        if qubits > MAX_DENSE_QUBITS:
+            raise ConfigError(
+                f"hsm.qubits_count={qubits}: matrices of 2^{qubits} rows are not diagonalised, at most {MAX_DENSE_QUBITS} qubits; "
+                "see qsr.hsm.variational for more"
+            )
+        for side in ("input", "output"):
+            name = f"{side}_operator_pauli_weight"
+            weight = self[name] if self[name] is not None else qubits
+            if not 1 <= weight <= qubits:
+                words = f"{side.capitalize()} Pauli weight cannot be greater than qubits count or less than 1."
+                raise ConfigError(f"hsm.{name}={weight}: {words}")
+            self.__dict__[name] = weight
+
+    def _check_energy(self) -> None:
+        if self.full_energy and self.weighted_layer:
+            raise ConfigError("hsm.weighted_layer=True: would lower the energy of a fullenergy model by making all features small")
+        if self.energy_form == "linear" and (self.full_energy or self.hsm_model == "geometry"):
+            raise ConfigError(f"hsm.energy_form=linear: is not bounded from below, so hsm_model={self.hsm_model} cannot minimise it")
+        if self.energy_form == "linear" and self.missing == "drop_terms":
+            raise ConfigError("hsm.missing=drop_terms: has a meaning for energy_form=squared only")
+        if self.method == "analytic" and not self.full_energy:
+            raise ConfigError(f"hsm.method=analytic: solves fullenergy models; hsm_model={self.hsm_model} is trained on a loss")
+        if self.method == "analytic" and self.beta is not None:
+            raise ConfigError(f"hsm.method=analytic: is for ground states; leave out beta={self.beta}")
+        if self.predict_mode == "self_consistent" and not self.full_energy:
+            raise ConfigError(f"hsm.predict_mode=self_consistent: is for fullenergy models, not for {self.hsm_model}")
+        if self.beta is not None and self.degenerate == "average":
+            raise ConfigError(f"hsm.degenerate=average: means nothing with beta={self.beta}, which averages anyway")
+        if self.target_scale is not None and not self.full_energy:
+            raise ConfigError(f"hsm.target_scale={self.target_scale}: is for fullenergy models, not for {self.hsm_model}")
+        if self.loss.name == "BCELoss":
+            raise ConfigError("loss.name=BCELoss: needs predictions between 0 and 1, and <B> is not; use BCEWithLogitsLoss")
+        if self.output_operator_count == 1 and self.loss.of_classes:
+            raise ConfigError(f"loss.name={self.loss.name}: {self.loss.name} needs at least 2 output operators (one per class)")
+
+    def _check_geometry(self) -> None:
+        if self.output_operator_count is not None or self.loss.name != "auto" or self.beta is not None:
+            name = "output_operator_count" if self.output_operator_count is not None else "beta" if self.beta is not None else "loss"
+            raise ConfigError(f"hsm.{name}: means nothing for hsm_model=geometry, which has no targets and reads ground states")
+
+    # --- with data --------------------------------------------------------------------------------------------------
+
+    def agreed(self, data: Any) -> Any:
+        if getattr(data, "targets", None) is None:
+            return data
+        targets = data.targets
+        if self.hsm_model == "geometry":
+            if targets:
+                raise ConfigError(f"data.targets={list(targets)}: hsm_model=geometry learns the features alone")
+            return data
+        if not targets:
+            raise ConfigError("data.targets: At least one target must be specified.")
+        if self.loss.of_classes and len(targets) == 1 and data.labels is not True:
+            data = data.updated({"labels": True})
+        count = self.output_operator_count
+        if count is not None and count != len(targets) and not (len(targets) == 1 and data.labels is not False):
+            raise ConfigError(
+                f"hsm.output_operator_count={count}: Output operator count ({count}) must match the number of targets ({len(targets)})."
+            )
+        features = data.input_features
+        if features is not None and self.input_operator_count not in (None, len(features)):
+            raise ConfigError(self._mismatch("input", len(features)))
+        return data
+
+    def fitted(self, data: Any, batch: Any) -> HSM:
+        x, y = batch[0] if isinstance(batch, (tuple, list)) else batch, None
+        if isinstance(batch, (tuple, list)) and len(batch) > 1:
+            y = batch[1]
+        features = x.shape[-1]
+        if self.input_operator_count not in (None, features):
+            raise ConfigError(self._mismatch("input", features))
+        found: dict[str, Any] = {"input_operator_count": features}
+        if self.hsm_model == "geometry":
+            return self.updated(found)
+        if y is None or not y.numel():
+            raise ConfigError(f"data: hsm_model={self.hsm_model} needs batches of (features, targets)")
+        classes = self._classes(data, y)
+        loss = self.loss
+        if loss.name == "auto":
+            loss = loss.updated({"name": "CrossEntropyLoss" if classes is not None else "MSELoss"})
+        elif classes is not None and isinstance(classes[0], str) and not (loss.of_classes or self.full_energy):
+            raise ConfigError(f"loss.name={loss.name}: the target is the name of a class; use CrossEntropyLoss")
+        outputs = len(classes) if classes is not None else self._width(y)
+        if loss.of_classes and outputs < 2:
+            raise ConfigError(f"loss.name={loss.name}: {loss.name} needs at least 2 output operators (one per class)")
+        if self.output_operator_count not in (None, outputs):
+            raise ConfigError(self._mismatch("output", outputs))
+        return self.updated({**found, "output_operator_count": outputs, "classes": classes, "loss": loss})
+
+    def _classes(self, data: Any, y: Any) -> tuple[str | float, ...] | None:
+        """Of labels: their names, or the numbers that stand for them."""
+        named = getattr(data, "classes", None)
+        labels = self._width(y) == 1 and (named or self.loss.of_classes or getattr(data, "thparams", {}).get("labels"))
+        if not labels:
+            return None
+        if self.classes is not None:
+            return self.classes
+        if named:
+            return tuple(named)
+        if hasattr(data, "full"):
+            return tuple(data.full.columns[1].unique().tolist())
+        if self.output_operator_count is None:
+            raise ConfigError("hsm.output_operator_count: give the number of classes; batches alone do not tell it")
+        return tuple(float(number) for number in range(self.output_operator_count))
+
+    @staticmethod
+    def _width(y: Any) -> int:
+        return 1 if y.dim() == 1 else int(y.shape[1])
+
+    def _mismatch(self, side: str, found: int) -> str:
+        count = self[f"{side}_operator_count"]
+        what = "feature" if side == "input" else "target"
+        return (
+            f"hsm.{side}_operator_count={count}: {side.capitalize()} operator count ({what} dimension) mismatch: "
+            f"Hyperparameters: {count} != Data: {found}"
+        )

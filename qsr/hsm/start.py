@@ -1,0 +1,99 @@
+"""What a model takes from the training data before its first step: the scaler, and clusters to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from qsr.hparams import ConfigError
+from qsr.hsm.operators import random_parameters
+
+if TYPE_CHECKING:
+    from qsr.hsm.model import HilbertSpaceModel
+
+
+def prepare(model: HilbertSpaceModel, batches: Iterable[Any]) -> None:
+    """Set the scaler of a model, and its operators for init=kmeans.
+
+    Raises:
+        ConfigError: for features without a value, unless `missing=drop_terms`, and for infinite ones.
+    """
+    x, y = gathered(batches)
+    settings = model.thparams
+    check_features(model, x)
+    device = model.x_mean.device
+    if settings.standardize != "none":
+        mean, scale = moments(x)
+        model.x_mean.copy_(mean.to(device))
+        model.x_scale.copy_(scale.to(device))
+    if y is not None and model.standardises_targets:
+        mean, scale = moments(y.reshape(len(y), -1))
+        model.y_mean.copy_(mean.to(device))
+        model.y_scale.copy_(scale.to(device))
+    if settings.init == "kmeans":
+        clusters(model, x, y)
+
+
+def gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
+    """All features (S, K) and targets of some batches, in float64 on the CPU."""
+    rows = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
+    columns = [torch.cat([torch.as_tensor(row[index]).double().cpu() for row in rows]) for index in range(min(len(rows[0]), 2))]
+    has_targets = len(columns) > 1 and columns[1].numel() > 0
+    return columns[0], columns[1] if has_targets else None
+
+
+def check_features(model: HilbertSpaceModel, x: Tensor, names: tuple[str, ...] | None = None) -> None:
+    """Raises:
+    ConfigError: naming a feature that is infinite, or missing where that is not provided for.
+    """
+    usable = torch.isfinite(x) | (torch.isnan(x) if model.thparams.missing == "drop_terms" else torch.zeros_like(x, dtype=torch.bool))
+    if not bool(usable.all()):
+        row, column = torch.nonzero(~usable)[0].tolist()
+        name = f"'{names[column]}'" if names else f"number {column}"
+        hint = "; missing=drop_terms leaves its term out" if torch.isnan(x[row, column]) else ""
+        raise ConfigError(f"data: feature {name} of row {row + 1} is {x[row, column].item():g}, expected a number{hint}")
+
+
+def moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (K,) of the columns of (S, K) without their missing values; 1 for a constant column."""
+    mean = values.nanmean(dim=0).nan_to_num(0.0)
+    deviation = (values - mean).square().nanmean(dim=0).sqrt().nan_to_num(0.0)
+    # What is left of a constant by rounding is no deviation.
+    constant = deviation <= 1e-12 * mean.abs()
+    return mean, torch.where(constant, torch.ones_like(deviation), deviation)
+
+
+def clusters(model: HilbertSpaceModel, x: Tensor, y: Tensor | None) -> None:
+    """Operators with the centres of d clusters of the points (and targets) on their diagonals: the nearest centre is the state.
+
+    Raises:
+        ConfigError: for fewer points than clusters.
+    """
+    from qsr.hsm.model import CLUSTER_NOISE
+
+    settings = model.thparams
+    dimension = settings.dimension
+    if len(x) < dimension:
+        raise ConfigError(f"hsm.init=kmeans: {len(x)} points make no {dimension} clusters")
+    points = model.scaled_inputs(x.to(model.x_mean.device)).detach().double().cpu().nan_to_num(0.0)
+    columns = [points]
+    if y is not None:
+        scale = model._target_scale if settings.full_energy else 1.0
+        columns.append(scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
+    data = torch.cat(columns, dim=1).numpy()
+    searched = data if settings.full_energy else points.numpy()
+    generator = np.random.default_rng(torch.randint(2**62, ()).item())
+    _, member = kmeans2(searched, dimension, minit="++", rng=generator, missing="warn")
+    centres = np.stack([data[member == index].mean(axis=0) if (member == index).any() else data[index] for index in range(dimension)])
+    diagonals = torch.from_numpy(centres).T  # (K + T, d)
+    for side, diags in zip(("input", "output"), diagonals.split([model.num_features, diagonals.shape[0] - model.num_features]), strict=True):
+        if len(diags):
+            _, noise = random_parameters(len(diags), dimension, settings.complex, CLUSTER_NOISE * dimension**0.5)
+            with torch.no_grad():
+                getattr(model, f"{side}_diags").copy_(diags)
+                getattr(model, f"{side}_trius").copy_(noise)

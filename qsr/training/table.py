@@ -1,0 +1,198 @@
+"""Tables as data: features and targets by the names of columns, and a split that the seed decides."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from qsr.hparams import ConfigError, Hparam
+from qsr.training.columns import Columns, check_present, columns_of, numbers_in, read_columns
+from qsr.training.data import DataHparams, PyTorchData, TensorRows
+
+logger = logging.getLogger(__name__)
+
+
+class TableHparams(DataHparams):
+    """Columns of a table, and how its rows are split."""
+
+    section: ClassVar[str] = "table"
+
+    file: str | None = Hparam(None, help="csv, tsv, parquet, h5 (a data set for each column, or snapshots); None: data in memory")
+    targets: tuple[str, ...] = Hparam((), help="columns to predict; none: the features alone are learnt")
+    input_features: tuple[str, ...] | None = Hparam(None, help="columns to predict from; None: all others")
+    labels: bool | None = Hparam(None, help="whether the target is the name of a class; None: if it is text")
+    split: tuple[float, ...] = Hparam(
+        (0.64, 0.16, 0.2),
+        help="shares of training, validation and test data; one number: that of the test data, and of validation data in the rest",
+    )
+    stratify: bool | None = Hparam(None, help="the same share of every class in each part; None: for labels")
+    shuffle_split: bool = Hparam(True, help="parts are drawn; False: training data first, test data last")
+    sha256: str | None = Hparam(None, help="of the file; filled in")
+
+    def __init__(self, **values: Any) -> None:
+        values.setdefault("loader", None)
+        if not isinstance(values["loader"], Mapping) or "shuffle" not in values["loader"]:
+            values.setdefault("shuffle", True)
+        super().__init__(**values)
+
+    @classmethod
+    def label(cls, name: str) -> str:
+        return f"data.{name}"
+
+    def build(self) -> Table:
+        if self.file is None:
+            raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
+        return Table(self)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_target(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        listed = {name: (values[name],) for name in ("targets", "input_features") if isinstance(values.get(name), str)}
+        if isinstance(values.get("split"), (int, float)) and not isinstance(values["split"], bool):
+            listed["split"] = (values["split"],)
+        return {**values, **listed}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Any:
+        split = self.split
+        if len(split) == 1:
+            share = split[0]
+            if not 0 <= share < 1:
+                raise ConfigError(f"data.split={share:g}: must be at least 0 and less than 1")
+            split = ((1 - share) * (1 - share), (1 - share) * share, share)
+        shares = ", ".join(f"{part:g}" for part in split)
+        if len(split) not in (2, 3) or split[0] <= 0 or any(not part >= 0 for part in split):
+            raise ConfigError(f"data.split={shares}: must be one, two or three shares, at least 0, that of training greater than 0")
+        if not math.isclose(sum(split), 1, rel_tol=0, abs_tol=1e-9):
+            raise ConfigError(f"data.split={shares}: must add up to 1, found {sum(split):g}")
+        self.__dict__["split"] = split
+        if len(set(self.targets)) < len(self.targets):
+            raise ConfigError(f"data.targets={list(self.targets)}: Target columns must be unique.")
+        if self.labels and len(self.targets) != 1:
+            raise ConfigError(f"data.labels=True: needs one target column, found {len(self.targets)}")
+        features = self.input_features
+        if features is None:
+            return self
+        if not features:
+            raise ConfigError("data.input_features: If input_features is specified, it cannot be empty.")
+        if len(set(features)) < len(features):
+            raise ConfigError(f"data.input_features={list(features)}: Input feature columns must be unique.")
+        if shared := [name for name in features if name in self.targets]:
+            raise ConfigError(
+                "data.input_features: Target columns and input feature columns cannot overlap. "
+                f"Overlapping columns: {sorted(shared)}"
+            )
+        return self
+
+
+class Table(PyTorchData[TableHparams]):
+    """The rows of a table: batches of (x (B, K), y (B, T)) float64, y = the number of its class for a column of names.
+
+    Args:
+        hparams: names of columns, split, loader.
+        data: what `qsr.training.columns.columns_of` takes; None: the file is read.
+
+    Attributes:
+        classes: the names of classes in the order of their numbers; None for a target that is a number.
+
+    Raises:
+        ConfigError: for a table that does not have the columns, text among its features, targets that are missing, a part of
+            the split without rows, or a file that has changed since its `sha256` was taken.
+    """
+
+    named_by_module = False
+
+    def __init__(self, hparams: TableHparams | Mapping[str, Any], data: Any = None) -> None:
+        self._given = data
+        self.classes: list[str] | None = None
+        super().__init__(hparams)
+
+    def get_dataset(self) -> TensorRows:
+        settings = self.thparams
+        columns, where = self._columns(), settings.file or "data"
+        check_present(columns, settings.targets, f"{where}: data.targets")
+        features = settings.input_features or tuple(name for name in columns if name not in settings.targets)
+        if not features:
+            raise ConfigError(f"{where}: has no column but the targets")
+        x = numbers_in(columns, features, f"{where}: data.input_features")
+        y = self._targets(columns, where)
+        self.thparams = settings.updated({"input_features": features, "labels": self.classes is not None or settings.labels})
+        if settings.loader is not None and (settings.loader.num_workers or settings.loader.pin_memory):
+            logger.info("data.loader: num_workers and pin_memory are not needed: the table is in memory")
+        return TensorRows(torch.from_numpy(x), torch.from_numpy(y))
+
+    def _columns(self) -> Columns:
+        if self._given is not None:
+            return columns_of(self._given)
+        file = str(self.thparams.file)
+        columns = read_columns(file)
+        found = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        if self.thparams.sha256 not in (None, found):
+            raise ConfigError(f"{file}: has changed since data.sha256={self.thparams.sha256} was taken, it is {found} now")
+        self.thparams = self.thparams.updated({"sha256": found})
+        return columns
+
+    def _targets(self, columns: Columns, where: str) -> NDArray[np.float64]:
+        settings = self.thparams
+        names = settings.targets
+        if len(names) == 1 and settings.labels is not False and columns[names[0]].dtype == object:
+            values = columns[names[0]]
+            missing = [row for row, value in enumerate(values) if value is None]
+            if not missing:
+                self.classes = sorted(set(values))
+                numbers = {name: number for number, name in enumerate(self.classes)}
+                return np.array([[numbers[value]] for value in values], dtype=np.float64)
+        else:
+            found = numbers_in(columns, names, f"{where}: data.targets")
+            missing = np.nonzero(~np.isfinite(found).all(axis=1))[0].tolist()
+            if not missing:
+                return found
+        raise ConfigError(f"{where}: data.targets: {len(missing)} rows have no value, the first is row {missing[0] + 1}")
+
+    def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]
+        """Rows of each part; test data are ceil(share * S), then validation data. None for a part with the share 0.
+
+        Raises:
+            ConfigError: if a part would be empty, or would lack a class that is there.
+        """
+        x, y = dataset.columns
+        count = len(x)
+        order = np.arange(count)
+        settings = self.thparams
+        stratify = settings.labels if settings.stratify is None else settings.stratify
+        if settings.shuffle_split:
+            order = np.random.default_rng(seed).permutation(count)
+        groups = [order]
+        if stratify and settings.shuffle_split:
+            if len(settings.targets) != 1:
+                raise ConfigError(f"data.stratify=True: needs one target column, found {len(settings.targets)}")
+            values = y[:, 0].numpy()[order]
+            groups = [order[values == value] for value in np.unique(values)]
+        shares = [*fractions, 0.0][:3]
+        parts: list[list[NDArray[Any]]] = [[], [], []]
+        for group in groups:
+            test = math.ceil(shares[2] * len(group) - 1e-9)
+            held = min(math.ceil(shares[1] * len(group) - 1e-9), len(group) - test)
+            cuts = np.split(group, [len(group) - test - held, len(group) - test])
+            for part, rows in zip(parts, cuts, strict=True):
+                part.append(rows)
+        found = [np.concatenate(part) for part in parts]
+        sizes = [len(rows) for rows in found]
+        if any(share and not size for share, size in zip(shares, sizes, strict=True)) or not all(len(rows) for rows in parts[0]):
+            shown = ", ".join(f"{share:g}" for share in shares)
+            what = "a part or a class of the training data without rows" if len(groups) > 1 else "a part without rows"
+            raise ConfigError(f"data.split={shown}: leaves {what} ({', '.join(map(str, sizes))} of {count} rows)")
+        rows_of = [torch.from_numpy(rows if len(groups) == 1 else np.sort(rows)) for rows in found]
+        self.indices = rows_of
+        return [TensorRows(x[rows], y[rows]) if len(rows) else None for rows in rows_of]
