@@ -79,7 +79,7 @@ def terminal() -> Iterator[bool]:
 
 def allowing(settings: RunSettings) -> str:
     """The option without which another process may not load a run on data."""
-    named = [settings.model.module_name, settings.data and settings.data.module_name]
+    named = [section and section.module_name for section in (settings.model, settings.data)]
     modules = dict.fromkeys(name.rpartition(".")[0] for name in named if name)
     return "".join(f" --allow-import {module}" for module in modules)
 
@@ -90,7 +90,10 @@ def finish(run: jobs.Run) -> None:
         click.echo("done (no output directory)")
     elif run.settings.on_data:
         load_it = f"qsr load {run.path}{allowing(run.settings)}"
-        click.echo(f"done: {run.path}\n  {load_it}    metrics on the test data\n  qsr plot {run.path}")
+        lines = [f"done: {run.path}", f"  {load_it}    metrics on the test data"]
+        if run.settings.model.section == "hsm" and run.settings.model.hsm_model != "geometry":
+            lines.append(f"  {load_it} --data FILE    predictions for new data")
+        click.echo("\n".join([*lines, f"  qsr plot {run.path}"]))
     else:
         click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
 
@@ -207,10 +210,21 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the run's settings name.")
-def load(run: Path, samples: int, batch: int, seed: int, device: str, output: Path | None, allow_import: tuple[str, ...]) -> None:
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Predict for this table (--hsm runs).")
+def load(
+    run: Path,
+    samples: int,
+    batch: int,
+    seed: int,
+    device: str,
+    output: Path | None,
+    allow_import: tuple[str, ...],
+    data: Path | None,
+) -> None:
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
 
-    The run of a model on data is evaluated on its test data instead.
+    The run of a model on data is evaluated on its test data instead, or predicts for a table (--data), which goes to
+    predictions.csv.
 
     Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
 
@@ -218,6 +232,10 @@ def load(run: Path, samples: int, batch: int, seed: int, device: str, output: Pa
     """
     with imports_allowed(allow_import):
         stored = read_run(run)
+        if data is not None:
+            report = jobs.predict_table(stored, data, device=device, output=output, write=True)
+            click.echo("\n".join([*report.lines(), f"written: {output or run}/predictions.csv"]))
+            return
         if stored.settings.on_data:
             with terminal():
                 click.echo("\n".join(jobs.evaluate_on_data(stored, device=device, output=output, write=True).lines()))

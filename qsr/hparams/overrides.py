@@ -40,7 +40,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     rest: list[str] = []
     for word in words:
-        (rest if word.startswith("--") or (rest and not is_override(word)) else overrides).append(word)
+        file = rest[-1:] == ["--data"] and "=" not in word  # `--data table.csv`
+        (rest if word.startswith("--") or file or (rest and not is_override(word)) else overrides).append(word)
     return overrides, rest
 
 

@@ -21,7 +21,7 @@ from qsr.hsm.operators import (
     parameters_of,
     random_parameters,
 )
-from qsr.hsm.settings import STANDARDISED, HSM
+from qsr.hsm.settings import HSM, STANDARDISED
 from qsr.hsm.states import States, states_of
 from qsr.training.model import Model
 from qsr.training.protocols import UpdateRule
@@ -204,7 +204,9 @@ class HilbertSpaceModel(Model[HSM]):
         """The operators whose expectations are asked for: B_t, and B_t^2 for a loss that looks at the variance."""
         if self.thparams.hsm_model == "geometry":
             return made.inputs
-        return torch.cat([made.outputs, made.outputs @ made.outputs]) if self.thparams.loss.name == "GaussianNLLLoss" else made.outputs
+        if self.thparams.loss.name == "GaussianNLLLoss" and not self.thparams.full_energy:
+            return torch.cat([made.outputs, made.outputs @ made.outputs])
+        return made.outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions (B, T) of features (B, K): in the units of the targets, or one number for each class.
@@ -223,7 +225,7 @@ class HilbertSpaceModel(Model[HSM]):
         settings = self.thparams
         made = self.operators() if operators is None else operators
         found = self.states(points, made).expectations[:, : self.num_outputs or self.num_features]
-        scale = self._target_scale if settings.full_energy else 1.0
+        scale = self.target_scale if settings.full_energy else 1.0
         if settings.predict_mode == "self_consistent":
             tolerance, most = SELF_CONSISTENT
             for _ in range(most):
@@ -239,7 +241,8 @@ class HilbertSpaceModel(Model[HSM]):
         return torch.einsum("bij,tji->bt", rho, operators).real
 
     @property
-    def _target_scale(self) -> float:
+    def target_scale(self) -> float:
+        """Factor on standardised targets in the energy of features and targets."""
         settings = self.thparams
         return settings.target_scale or (2.0 if settings.classes is not None else 1.0)
 
@@ -270,7 +273,7 @@ class HilbertSpaceModel(Model[HSM]):
 
     def _energy_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
         made = self.operators()
-        scale = self._target_scale
+        scale = self.target_scale
         joint = torch.cat([points, scale * self.scaled_targets(y)], dim=1)
         states = self.states(joint, made, joint=True)
         if self.watch_states is not None:

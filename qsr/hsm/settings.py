@@ -13,6 +13,7 @@ from qsr.training.model import ModelHparams
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
 
+DEFAULT_DIMENSION = 8
 MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
 STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
 
@@ -28,8 +29,8 @@ class HSM(ModelHparams):
 
     hsm_model: Literal["general", "pauli", "general_fullenergy", "pauli_fullenergy", "geometry"] = Hparam(
         "general",
-        help="Hermitian matrices, or sums of Pauli strings; trained on a loss of the predictions, or (fullenergy) on the energy of "
-        "features and targets; geometry: features alone",
+        help="Hermitian matrices, or sums of Pauli strings; trained on a loss of the predictions, or (fullenergy) on the energy "
+        "of features and targets; geometry: features alone",
     )
     weighted_layer: bool = Hparam(False, help="a trainable factor on every feature")
     input_operator_count: int | None = Hparam(None, help="number of features; None: as the data have")
@@ -59,7 +60,7 @@ class HSM(ModelHparams):
         "gue", help="first operators: random matrices, or the clusters of the data on the diagonals"
     )
     init_scale: float = Hparam(
-        0.5, gt=0, allow_inf_nan=False, help="size of the first operators: spectra fill -2 to 2 times this (outputs for classes: x2)"
+        0.5, gt=0, allow_inf_nan=False, help="size of the first operators: spectra fill -2 to 2 times this (for classes: -4 to 4)"
     )
     standardize: Literal["auto", "inputs", "none"] = Hparam(
         "auto", help="to mean 0 and deviation 1: features, and targets of losses of differences; features only; nothing"
@@ -105,7 +106,8 @@ class HSM(ModelHparams):
         for name, words in (("input_operator_count", "Input operator count"), ("output_operator_count", "Output operator count")):
             if self[name] is not None and self[name] < 1:
                 raise ConfigError(f"hsm.{name}={self[name]}: {words} must be greater than 0.")
-        others = ("hilbert_space_dims",) if self.pauli else ("qubits_count", "input_operator_pauli_weight", "output_operator_pauli_weight")
+        weights = ("qubits_count", "input_operator_pauli_weight", "output_operator_pauli_weight")
+        others = ("hilbert_space_dims",) if self.pauli else weights
         for name in others:
             if self[name] is not None:
                 raise ConfigError(f"hsm.{name}={self[name]}: means nothing for hsm_model={self.hsm_model}")
@@ -113,9 +115,9 @@ class HSM(ModelHparams):
             self._check_pauli()
         else:
             if self.hilbert_space_dims is None:
-                self.__dict__["hilbert_space_dims"] = 8
-            if self.hilbert_space_dims is not None and self.hilbert_space_dims < 1:
-                raise ConfigError(f"hsm.hilbert_space_dims={self.hilbert_space_dims}: Hilbert space dimension must be greater than 0.")
+                self.__dict__["hilbert_space_dims"] = DEFAULT_DIMENSION
+            if self.dimension < 1:
+                raise ConfigError(f"hsm.hilbert_space_dims={self.dimension}: Hilbert space dimension must be greater than 0.")
         self._check_energy()
         if self.pauli and self.init == "kmeans":
             raise ConfigError("hsm.init=kmeans: needs hsm_model=general; clusters on a diagonal are no short Pauli strings")
@@ -133,7 +135,7 @@ class HSM(ModelHparams):
             raise ConfigError(f"hsm.qubits_count={qubits}: Qubits count must be greater than 0.")
         if qubits > MAX_DENSE_QUBITS:
             raise ConfigError(
-                f"hsm.qubits_count={qubits}: matrices of 2^{qubits} rows are not diagonalised, at most {MAX_DENSE_QUBITS} qubits; "
+                f"hsm.qubits_count={qubits}: matrices of 2^{qubits} rows are not diagonalised, at most {MAX_DENSE_QUBITS}; "
                 "see qsr.hsm.variational for more"
             )
         for side in ("input", "output"):
@@ -146,9 +148,10 @@ class HSM(ModelHparams):
 
     def _check_energy(self) -> None:
         if self.full_energy and self.weighted_layer:
-            raise ConfigError("hsm.weighted_layer=True: would lower the energy of a fullenergy model by making all features small")
-        if self.energy_form == "linear" and (self.full_energy or self.hsm_model == "geometry"):
-            raise ConfigError(f"hsm.energy_form=linear: is not bounded from below, so hsm_model={self.hsm_model} cannot minimise it")
+            raise ConfigError("hsm.weighted_layer=True: fullenergy would go down by making all features small")
+        kind = self.hsm_model
+        if self.energy_form == "linear" and (self.full_energy or kind == "geometry"):
+            raise ConfigError(f"hsm.energy_form=linear: is not bounded below, so hsm_model={kind} cannot minimise it")
         if self.energy_form == "linear" and self.missing == "drop_terms":
             raise ConfigError("hsm.missing=drop_terms: has a meaning for energy_form=squared only")
         if self.method == "analytic" and not self.full_energy:
@@ -161,6 +164,8 @@ class HSM(ModelHparams):
             raise ConfigError(f"hsm.degenerate=average: means nothing with beta={self.beta}, which averages anyway")
         if self.target_scale is not None and not self.full_energy:
             raise ConfigError(f"hsm.target_scale={self.target_scale}: is for fullenergy models, not for {self.hsm_model}")
+        if self.full_energy and self.loss.name == "GaussianNLLLoss":
+            raise ConfigError(f"loss.name=GaussianNLLLoss: needs the variance of predictions, which {kind} does not train")
         if self.loss.name == "BCELoss":
             raise ConfigError("loss.name=BCELoss: needs predictions between 0 and 1, and <B> is not; use BCEWithLogitsLoss")
         if self.output_operator_count == 1 and self.loss.of_classes:
@@ -168,7 +173,8 @@ class HSM(ModelHparams):
 
     def _check_geometry(self) -> None:
         if self.output_operator_count is not None or self.loss.name != "auto" or self.beta is not None:
-            name = "output_operator_count" if self.output_operator_count is not None else "beta" if self.beta is not None else "loss"
+            given = {"output_operator_count": self.output_operator_count is not None, "beta": self.beta is not None}
+            name = next((name for name, there in given.items() if there), "loss")
             raise ConfigError(f"hsm.{name}: means nothing for hsm_model=geometry, which has no targets and reads ground states")
 
     # --- with data --------------------------------------------------------------------------------------------------
@@ -187,9 +193,8 @@ class HSM(ModelHparams):
             data = data.updated({"labels": True})
         count = self.output_operator_count
         if count is not None and count != len(targets) and not (len(targets) == 1 and data.labels is not False):
-            raise ConfigError(
-                f"hsm.output_operator_count={count}: Output operator count ({count}) must match the number of targets ({len(targets)})."
-            )
+            words = f"Output operator count ({count}) must match the number of targets ({len(targets)})."
+            raise ConfigError(f"hsm.output_operator_count={count}: {words}")
         features = data.input_features
         if features is not None and self.input_operator_count not in (None, len(features)):
             raise ConfigError(self._mismatch("input", len(features)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from qsr.hparams import ConfigError
@@ -48,10 +48,14 @@ def gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
 
 
 def check_features(model: HilbertSpaceModel, x: Tensor, names: tuple[str, ...] | None = None) -> None:
-    """Raises:
-    ConfigError: naming a feature that is infinite, or missing where that is not provided for.
+    """Whether the features can be used.
+
+    Raises:
+        ConfigError: naming one that is infinite, or missing where that is not provided for.
     """
-    usable = torch.isfinite(x) | (torch.isnan(x) if model.thparams.missing == "drop_terms" else torch.zeros_like(x, dtype=torch.bool))
+    usable = torch.isfinite(x)
+    if model.thparams.missing == "drop_terms":
+        usable = usable | torch.isnan(x)
     if not bool(usable.all()):
         row, column = torch.nonzero(~usable)[0].tolist()
         name = f"'{names[column]}'" if names else f"number {column}"
@@ -74,6 +78,8 @@ def clusters(model: HilbertSpaceModel, x: Tensor, y: Tensor | None) -> None:
     Raises:
         ConfigError: for fewer points than clusters.
     """
+    from scipy.cluster.vq import kmeans2
+
     from qsr.hsm.model import CLUSTER_NOISE
 
     settings = model.thparams
@@ -83,15 +89,19 @@ def clusters(model: HilbertSpaceModel, x: Tensor, y: Tensor | None) -> None:
     points = model.scaled_inputs(x.to(model.x_mean.device)).detach().double().cpu().nan_to_num(0.0)
     columns = [points]
     if y is not None:
-        scale = model._target_scale if settings.full_energy else 1.0
+        scale = model.target_scale if settings.full_energy else 1.0
         columns.append(scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
     data = torch.cat(columns, dim=1).numpy()
     searched = data if settings.full_energy else points.numpy()
-    generator = np.random.default_rng(torch.randint(2**62, ()).item())
-    _, member = kmeans2(searched, dimension, minit="++", rng=generator, missing="warn")
-    centres = np.stack([data[member == index].mean(axis=0) if (member == index).any() else data[index] for index in range(dimension)])
+    generator = np.random.default_rng(int(torch.randint(2**62, ())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a cluster without points; a point takes its place below
+        _, member = kmeans2(searched, dimension, minit="++", rng=generator)
+    members = [member == index for index in range(dimension)]
+    centres = np.stack([data[own].mean(axis=0) if own.any() else data[index] for index, own in enumerate(members)])
     diagonals = torch.from_numpy(centres).T  # (K + T, d)
-    for side, diags in zip(("input", "output"), diagonals.split([model.num_features, diagonals.shape[0] - model.num_features]), strict=True):
+    sizes = [model.num_features, len(diagonals) - model.num_features]
+    for side, diags in zip(("input", "output"), diagonals.split(sizes), strict=True):
         if len(diags):
             _, noise = random_parameters(len(diags), dimension, settings.complex, CLUSTER_NOISE * dimension**0.5)
             with torch.no_grad():

@@ -80,7 +80,7 @@ class _GroundState(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(hamiltonians: Tensor, operators: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(hamiltonians: Tensor, operators: Tensor) -> tuple[Tensor, ...]:
         levels, vectors = torch.linalg.eigh(hamiltonians)
         weights = torch.zeros_like(levels)
         weights[:, 0] = 1.0
@@ -100,7 +100,7 @@ class _GroundState(torch.autograd.Function):
         ctx.mark_non_differentiable(levels, vectors, weights)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g_energy: Tensor, g_expectations: Tensor, *_: Any) -> tuple[Tensor, Tensor | None]:
         levels, vectors, operators = ctx.saved_tensors
         psi = vectors[..., 0]
@@ -129,7 +129,7 @@ class _MixedState(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(hamiltonians: Tensor, operators: Tensor, beta: float | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(hamiltonians: Tensor, operators: Tensor, beta: float | None) -> tuple[Tensor, ...]:
         levels, vectors = torch.linalg.eigh(hamiltonians)
         if beta is None:
             ground = _ground_level(levels)
@@ -150,7 +150,7 @@ class _MixedState(torch.autograd.Function):
         ctx.mark_non_differentiable(levels, vectors, weights)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, g_energy: Tensor, g_expectations: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
         expectations, levels, vectors, weights, operators = ctx.saved_tensors
         observable = torch.einsum("bt,tij->bij", g_expectations.to(operators.dtype), operators)

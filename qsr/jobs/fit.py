@@ -37,6 +37,7 @@ def fit(
     gradient_clipping: Section = None,
     checkpoint: Section = None,
     early_stopping: Section = None,
+    loss: Section = None,
     logger: Section = None,
     extra: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -48,7 +49,7 @@ def fit(
         model: a `Model`, trained in place; or its settings, with `module_name`.
         data: a `PyTorchData`, or (training, validation) data sets or loaders; or settings with `module_name`.
         train: max_epochs, rate, seed, output directory; `Q` batches make a step.
-        optimizer, scheduler, checkpoint, early_stopping: as in the model's settings, which they must not contradict.
+        optimizer, scheduler, checkpoint, early_stopping, loss: as in the model's settings, which they must not contradict.
         extra: free keys, kept in settings.json.
         progress: show a bar on stderr.
         callbacks: called at every hook, after those of `Model.configure_callbacks`.
@@ -65,6 +66,7 @@ def fit(
         gradient_clipping=gradient_clipping,
         checkpoint=checkpoint,
         early_stopping=early_stopping,
+        loss=loss,
         logger=logger,
         extra=extra,
     )
@@ -256,7 +258,11 @@ def evaluate_on_data(
         raise ConfigError(f"{stored.path}: is a run of a sampler; use evaluate")
     model: Model[Any] = restore_model(stored, find_device(device))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
-    part, dataset = ("validation", found.val) if found.test is None else ("test", found.test)
+    parts = {"test": found.test, "validation": found.val}
+    part, dataset = next(((name, rows) for name, rows in parts.items() if rows is not None), ("", None))
+    if dataset is None:
+        shares = found.thparams.split
+        raise ConfigError(f"{stored.path}: data.split={shares} holds no data back; evaluate on new ones with --data")
     batches = source(dataset, found.thparams.loader or DataLoaderHparams(), stored.settings.train.seed, training=False)
     objective = objective_of(stored.settings, found)
     with matmul_precision(stored.settings.model.matmul_precision):

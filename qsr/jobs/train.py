@@ -31,6 +31,7 @@ def train(
     checkpoint: Section = None,
     data: Section = None,
     early_stopping: Section = None,
+    loss: Section = None,
     logger: Section = None,
     extra: Section = None,
     preset: str | None = None,
@@ -46,7 +47,7 @@ def train(
         hamiltonian: default: Rydberg atoms on a square of L sites with V=7, Omega=delta=1.
         model: required.
         train: steps, batch, rate, seed and output directory.
-        data, early_stopping: for models on data only (see `qsr.fit`).
+        data, early_stopping, loss: for models on data only (see `qsr.fit`).
         logger: where metrics go beside history.h5.
         extra: free keys, kept in settings.json.
         preset: named settings below the given ones (`nnqsr`).
@@ -68,6 +69,7 @@ def train(
         checkpoint=checkpoint,
         data=data,
         early_stopping=early_stopping,
+        loss=loss,
         logger=logger,
         extra=extra,
     )

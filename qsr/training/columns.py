@@ -80,13 +80,16 @@ def numbers_in(columns: Columns, names: Sequence[str], where: str) -> NDArray[np
 
 
 def check_present(columns: Columns, names: Sequence[str], where: str) -> None:
-    """Raises:
-    ConfigError: naming a column that is missing.
+    """Whether a table has the columns.
+
+    Raises:
+        ConfigError: naming one that is missing.
     """
     for name in names:
         if name not in columns:
             shown = ", ".join(list(columns)[:_NAMED]) + (", ..." if len(columns) > _NAMED else "")
-            raise ConfigError(f"{where}: no column '{name}'{nearest(name, columns)} (columns: {shown})")
+            hint = nearest(name, columns)
+            raise ConfigError(f"{where}: no column '{name}'{hint if 'did you mean' in hint else f'; there are {shown}'}")
 
 
 def _typed(values: NDArray[Any]) -> NDArray[Any]:

@@ -55,7 +55,7 @@ class ScheduledStep:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * self.rate_factor
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        self.optimizer.step(closure)
         for group, scheduled in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = scheduled  # schedulers compute the next rate from this one
         if self.scheduler is not None and self.settings.interval == "step":

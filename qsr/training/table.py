@@ -32,7 +32,7 @@ class TableHparams(DataHparams):
     labels: bool | None = Hparam(None, help="whether the target is the name of a class; None: if it is text")
     split: tuple[float, ...] = Hparam(
         (0.64, 0.16, 0.2),
-        help="shares of training, validation and test data; one number: that of the test data, and of validation data in the rest",
+        help="shares of training, validation and test data; one number: that of the test data, and of validation in the rest",
     )
     stratify: bool | None = Hparam(None, help="the same share of every class in each part; None: for labels")
     shuffle_split: bool = Hparam(True, help="parts are drawn; False: training data first, test data last")
@@ -73,7 +73,7 @@ class TableHparams(DataHparams):
             split = ((1 - share) * (1 - share), (1 - share) * share, share)
         shares = ", ".join(f"{part:g}" for part in split)
         if len(split) not in (2, 3) or split[0] <= 0 or any(not part >= 0 for part in split):
-            raise ConfigError(f"data.split={shares}: must be one, two or three shares, at least 0, that of training greater than 0")
+            raise ConfigError(f"data.split={shares}: must be one to three shares, at least 0, that of training greater than 0")
         if not math.isclose(sum(split), 1, rel_tol=0, abs_tol=1e-9):
             raise ConfigError(f"data.split={shares}: must add up to 1, found {sum(split):g}")
         self.__dict__["split"] = split

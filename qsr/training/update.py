@@ -78,9 +78,7 @@ class TorchUpdate(ScheduledStep):
             total = total + loss.detach()
         return found, total
 
-    def _line_search(
-        self, model: nn.Module, objective: Objective, batches: Sequence[Any]
-    ) -> tuple[list[Metrics], float, float]:
+    def _line_search(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], float, float]:
         """A step of an optimizer that evaluates the loss of these batches several times; the first one is what is recorded."""
         first: list[tuple[list[Metrics], float]] = []
 

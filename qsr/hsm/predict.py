@@ -1,0 +1,134 @@
+"""Predictions of a trained model with what comes with them: probabilities, quantum uncertainty, energy."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qsr.hparams import ConfigError
+from qsr.hsm.model import HilbertSpaceModel
+from qsr.hsm.start import check_features
+from qsr.hsm.states import States
+
+PREDICT_BYTES = 256 * 2**20  # for the Hamiltonians of the points that are worked on at once
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions for S points.
+
+    Attributes:
+        values: (S, T) in the units of the targets; for classes (S, C) the expectation value of each.
+        deviations: (S, T) quantum standard deviations sqrt(<B^2> - <B>^2) in the same units.
+        energy: (S,) E_0 of H(x) in units of standardised features, or the free energy of thermal states. Points unlike the
+            training data have a high one (not for energy_form=linear).
+        probabilities: (S, C), or None where there are no classes.
+        labels: (S,) the most probable class, or None.
+        classes: names or values of the classes, or None.
+    """
+
+    values: NDArray[np.float64]
+    deviations: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None = None
+    labels: NDArray[Any] | None = None
+    classes: tuple[Any, ...] | None = None
+
+    def columns(self, targets: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """As a table: a target and its `_std`, or the label and `p_` of every class; `energy`.
+
+        Args:
+            targets: names of the T targets, or of the label.
+        """
+        found: dict[str, NDArray[Any]] = {}
+        if self.classes is not None and self.probabilities is not None and self.labels is not None:
+            found[targets[0]] = self.labels
+            for index, name in enumerate(self.classes):
+                found[f"p_{name:g}" if isinstance(name, float) else f"p_{name}"] = self.probabilities[:, index]
+        else:
+            for index, name in enumerate(targets):
+                found |= {name: self.values[:, index], f"{name}_std": self.deviations[:, index]}
+                if self.probabilities is not None:
+                    found[f"p_{name}"] = self.probabilities[:, index]
+        return {**found, "energy": self.energy}
+
+
+def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Predictions:
+    """Predictions for features x (S, K), in chunks that fit a fixed memory.
+
+    Args:
+        names: of the features, for error messages.
+
+    Raises:
+        ConfigError: for another number of features, for missing ones (without `missing=drop_terms`) and infinite ones, and
+            for a model without targets.
+    """
+    features = torch.as_tensor(np.asarray(x), dtype=torch.float64)
+    if features.dim() != 2 or features.shape[1] != model.num_features:
+        raise ConfigError(f"data: expected {model.num_features} features, found shape {tuple(features.shape)}")
+    if not model.num_outputs:
+        raise ConfigError(f"hsm.hsm_model={model.thparams.hsm_model}: has no targets to predict; see qsr hsm geometry")
+    check_features(model, features, tuple(names) if names is not None else None)
+    rows = max(1, PREDICT_BYTES // model.memory_bytes)
+    parts = [_chunk(model, chunk.to(model.x_mean.device)) for chunk in features.split(rows)]
+    values, deviations, energy = (torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
+    settings = model.thparams
+    one_class_each = settings.classes is not None or settings.loss.of_classes
+    if not one_class_each:
+        return Predictions(values.numpy(), deviations.numpy(), energy.numpy())
+    probabilities = class_probabilities(model, values).numpy()
+    classes = settings.classes
+    labels = None if classes is None else np.array(classes)[probabilities.argmax(axis=1)]
+    return Predictions(values.numpy(), deviations.numpy(), energy.numpy(), probabilities, labels, classes)
+
+
+def class_probabilities(model: HilbertSpaceModel, values: Tensor) -> Tensor:
+    """(S, C) from expectation values (S, C): softmax where the loss is made of that, else shares of what is positive."""
+    if not model.thparams.full_energy:
+        return values.softmax(dim=1)
+    positive = values.clamp_min(0.0)
+    total = positive.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, positive / total.clamp_min(torch.finfo(total.dtype).tiny), 1.0 / values.shape[1])
+
+
+@torch.no_grad()
+def _chunk(model: HilbertSpaceModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    settings = model.thparams
+    points = model.scaled_inputs(x)
+    made = model.operators()
+    states = model.states(points, made)
+    expectations = model.predicted(points, made).double()
+    scale = model.target_scale if settings.full_energy else 1.0
+    deviations = variances(states, made.outputs).double().sqrt() / scale
+    if settings.classes is None:
+        expectations, deviations = expectations * model.y_scale + model.y_mean, deviations * model.y_scale
+    return expectations, deviations, states.energy
+
+
+def variances(states: States, operators: Tensor) -> Tensor:
+    """(B, T) <B^2> - <B>^2 >= 0 in the states, sum_n p_n |(B_t - <B_t>) n|^2."""
+    vectors = states.vectors
+    occupied = int((states.weights > 0).any(dim=0).sum())  # ground states use the first column only
+    vectors, weights = vectors[..., :occupied], states.weights[:, :occupied]
+    applied = torch.einsum("tij,bjn->btin", operators, vectors)
+    each = torch.einsum("bin,btin->btn", vectors.conj(), applied).real
+    mean = (each * weights[:, None]).sum(dim=-1)
+    off = applied - mean[..., None, None] * vectors[:, None]
+    return (off.abs().square().sum(dim=2) * weights[:, None]).sum(dim=-1)
+
+
+def as_csv(columns: dict[str, NDArray[Any]]) -> str:
+    """A table as text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    return stream.getvalue()
