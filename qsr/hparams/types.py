@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from qsr.hparams.base import ConfigError, Hparams
 from qsr.hparams.registry import find_section, hparams_class
@@ -110,3 +110,15 @@ def dump_typed(section: Hparams) -> dict[str, Any]:
 
 
 TypedSection = Annotated[Hparams, BeforeValidator(typed_section), PlainSerializer(dump_typed)]
+
+
+_PHASES = {"train": "training", "val": "validation", "test": "test"}
+
+
+def _canonical_metric(name: str) -> str:
+    phase, _, rest = name.partition("_")
+    return f"{_PHASES[phase]}/{'accuracy' if rest == 'acc' else rest}" if phase in _PHASES and rest else name
+
+
+# A metric by its name, validation/loss, or as other programs write it: val_loss, train_loss, val_acc.
+MetricName = Annotated[str, AfterValidator(_canonical_metric)]

@@ -1,6 +1,27 @@
 """Hilbert-space models of tables: H(x) = 1/2 sum_k (A_k - x_k)^2, and predictions from its ground state."""
 
+from typing import Any
+
+from qsr.hparams.registry import resolve
+from qsr.hsm.hyperparameters import EarlyStoppingConfig as EarlyStoppingConfig
+from qsr.hsm.hyperparameters import GeneralHSModelHyperparameters as GeneralHSModelHyperparameters
+from qsr.hsm.hyperparameters import GradientClippingConfig as GradientClippingConfig
+from qsr.hsm.hyperparameters import LossFunctionConfig as LossFunctionConfig
+from qsr.hsm.hyperparameters import ModelHyperparameters as ModelHyperparameters
+from qsr.hsm.hyperparameters import OptimizerConfig as OptimizerConfig
+from qsr.hsm.hyperparameters import PauliHSModelHyperparameters as PauliHSModelHyperparameters
+from qsr.hsm.hyperparameters import PerGroupOptimizerParams as PerGroupOptimizerParams
+from qsr.hsm.hyperparameters import SchedulerConfig as SchedulerConfig
 from qsr.hsm.model import HilbertSpaceModel as HilbertSpaceModel
-from qsr.hsm.predict import Predictions as Predictions
-from qsr.hsm.predict import predict as predict
+from qsr.hsm.predictions import Predictions as Predictions
+from qsr.hsm.predictions import predict as predict
 from qsr.hsm.settings import HSM as HSM
+
+# What stands above this package, or needs an extra: imported when asked for.
+_LATE = {"ExperimentClient": "qsr.jobs.experiments:ExperimentClient"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return resolve(_LATE[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

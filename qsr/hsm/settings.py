@@ -192,7 +192,9 @@ class HSM(ModelHparams):
         if self.loss.of_classes and len(targets) == 1 and data.labels is not True:
             data = data.updated({"labels": True})
         count = self.output_operator_count
-        if count is not None and count != len(targets) and not (len(targets) == 1 and data.labels is not False):
+        may_be_classes = self.loss.of_classes or self.loss.name == "auto" or self.full_energy
+        one_label = len(targets) == 1 and data.labels is not False and may_be_classes
+        if count is not None and count != len(targets) and not one_label:
             words = f"Output operator count ({count}) must match the number of targets ({len(targets)})."
             raise ConfigError(f"hsm.output_operator_count={count}: {words}")
         features = data.input_features

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Relative to the width of the spectrum: levels that are closer to the ground level than this are degenerate with it.
 DEGENERATE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -100,8 +99,8 @@ class _GroundState(torch.autograd.Function):
         ctx.mark_non_differentiable(levels, vectors, weights)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_energy: Tensor, g_expectations: Tensor, *_: Any) -> tuple[Tensor, Tensor | None]:
+        _refuse_second_derivatives()
         levels, vectors, operators = ctx.saved_tensors
         psi = vectors[..., 0]
         # g_E |psi><psi| - |phi><psi| - |psi><phi| = |left><psi| + |psi><left| with left = g_E psi / 2 - phi
@@ -150,8 +149,8 @@ class _MixedState(torch.autograd.Function):
         ctx.mark_non_differentiable(levels, vectors, weights)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g_energy: Tensor, g_expectations: Tensor, *_: Any) -> tuple[Tensor, Tensor, None]:
+        _refuse_second_derivatives()
         expectations, levels, vectors, weights, operators = ctx.saved_tensors
         observable = torch.einsum("bt,tij->bij", g_expectations.to(operators.dtype), operators)
         inside = vectors.mH @ observable @ vectors
@@ -161,6 +160,12 @@ class _MixedState(torch.autograd.Function):
         inside = inside + torch.diag_embed(g_energy[:, None] * weights).to(inside.dtype)
         rho = (vectors * weights[:, None].to(vectors.dtype)) @ vectors.mH
         return vectors @ inside @ vectors.mH, torch.einsum("bt,bij->tij", g_expectations.to(rho.dtype), rho), None
+
+
+def _refuse_second_derivatives() -> None:
+    # Gradients are enabled in here for create_graph=True only. What follows would be a constant for them.
+    if torch.is_grad_enabled():
+        raise RuntimeError("states have first derivatives only; create_graph=True would need second ones")
 
 
 def _divided_differences(levels: Tensor, weights: Tensor, beta: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
-from qsr.hsm.predict import Predictions, as_csv, predict
+from qsr.hsm.predictions import Predictions, as_csv, predict
 from qsr.jobs.run import Run, path_of
 from qsr.runs import StoredRun, read_run, restore_model, write_atomically
 from qsr.training import DataLoaderHparams, Supervised

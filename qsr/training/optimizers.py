@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
+from qsr.hparams.types import MetricName
 
 FIRST_ORDER_RATE = 5e-3
 NATURAL_RATE = 0.05  # of spring and minsr: at 0.1 runs on 8x8 settle 4e-3 too high
@@ -288,7 +289,7 @@ class SchedulerHparams(NamedHparams):
     interval: Literal["auto", "epoch", "step"] = Hparam(
         "auto", help="what it is stepped by; auto: steps for samplers, epochs for models on data"
     )
-    monitor: str = Hparam("validation/loss", help="metric that ReduceLROnPlateau looks at")
+    monitor: MetricName = Hparam("validation/loss", help="metric that ReduceLROnPlateau looks at")
 
     @property
     def module_name(self) -> str | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams
+from qsr.hparams.types import MetricName
 from qsr.training.schedule import Stage, parse_curriculum
 
 NO_OUTPUT = "<NONE>"
@@ -155,7 +156,9 @@ class CheckpointHparams(Hparams):
         help="steps between checkpoints to resume from; None: 100 for samplers, at ends of epochs only for models on data",
     )
     every_n_epochs: int | None = Hparam(1, ge=1, help="epochs between checkpoints, at most one a second; None: only at the end")
-    monitor: str | None = Hparam("validation/loss", help="metric that the best weights are chosen by; None: the newest are")
+    monitor: MetricName | None = Hparam(
+        "validation/loss", help="metric that the best weights are chosen by; None: the newest are"
+    )
     mode: Literal["min", "max"] = Hparam("min", help="whether the smallest or the largest value of it is best")
     save_top_k: int = Hparam(3, ge=-1, help="number of best weights to keep; 0: none, -1: all")
     save_last: bool = Hparam(True, help="keep the newest weights, too, as last.safetensors")
@@ -171,7 +174,7 @@ class EarlyStoppingHparams(Hparams):
 
     section: ClassVar[str] = "early_stopping"
 
-    monitor: str = Hparam("validation/loss", help="metric to watch")
+    monitor: MetricName = Hparam("validation/loss", help="metric to watch (val_loss is another name)")
     min_delta: float = Hparam(0.0, ge=0, allow_inf_nan=False, help="smallest change that counts as better")
     patience: int = Hparam(3, ge=0, help="evaluations in a row without a better one after which training stops")
     mode: Literal["min", "max"] = Hparam("min", help="whether smaller or larger values are better")
@@ -179,6 +182,7 @@ class EarlyStoppingHparams(Hparams):
     divergence_threshold: float | None = Hparam(None, help="stop as soon as the metric is worse than this")
     check_finite: bool = Hparam(True, help="stop when the metric is not finite")
     restore_best_weights: bool = Hparam(False, help="go back to the weights of the best evaluation at the end")
+    verbose: bool = Hparam(False, help="say of every evaluation whether it was better")
 
 
 class ObjectiveHparams(Hparams):

@@ -72,6 +72,9 @@ class EarlyStopping(Callback):
                 self._weights = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
         else:
             self.waited += 1
+        if settings.verbose:
+            verdict = f"not better than {self.best:g}, {self.waited} of {settings.patience}" if self.waited else "the best so far"
+            logger.info("epoch %d: %s, %s", trainer.epoch, where, verdict)
         if settings.stopping_threshold is not None and sign * (settings.stopping_threshold - value) > 0:
             return f"{where} is better than early_stopping.stopping_threshold={settings.stopping_threshold:g}"
         if settings.divergence_threshold is not None and sign * (value - settings.divergence_threshold) > 0:

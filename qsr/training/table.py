@@ -119,8 +119,9 @@ class Table(PyTorchData[TableHparams]):
         super().__init__(hparams)
 
     def get_dataset(self) -> TensorRows:
+        columns = self._columns()
         settings = self.thparams
-        columns, where = self._columns(), settings.file or "data"
+        where = settings.file or "data"
         check_present(columns, settings.targets, f"{where}: data.targets")
         features = settings.input_features or tuple(name for name in columns if name not in settings.targets)
         if not features:
