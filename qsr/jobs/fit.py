@@ -169,6 +169,8 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
         ConfigError: if they name none.
     """
     if settings.data is None or (settings.data.section == "data" and settings.data.module_name is None):
+        if getattr(settings.model, "data_section", "data") == "table":
+            raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
         raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
     found: PyTorchData[Any] = settings.data.build()
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import logging
 import math
@@ -28,7 +29,9 @@ class TableHparams(DataHparams):
 
     file: str | None = Hparam(None, help="csv, tsv, parquet, h5 (a data set for each column, or snapshots); None: data in memory")
     targets: tuple[str, ...] = Hparam((), help="columns to predict; none: the features alone are learnt")
-    input_features: tuple[str, ...] | None = Hparam(None, help="columns to predict from; None: all others")
+    input_features: tuple[str, ...] | None = Hparam(
+        None, help="columns to predict from; n* means all whose names begin with n; None: all but the targets"
+    )
     labels: bool | None = Hparam(None, help="whether the target is the name of a class; None: if it is text")
     split: tuple[float, ...] = Hparam(
         (0.64, 0.16, 0.2),
@@ -96,6 +99,12 @@ class TableHparams(DataHparams):
         return self
 
 
+def _matching(pattern: str, columns: Columns) -> list[str]:
+    """The column of that name, or those that a pattern with a star fits."""
+    found = [name for name in columns if fnmatch.fnmatchcase(name, pattern)] if "*" in pattern and pattern not in columns else []
+    return found or [pattern]
+
+
 class Table(PyTorchData[TableHparams]):
     """The rows of a table: batches of (x (B, K), y (B, T)) float64, y = the number of its class for a column of names.
 
@@ -124,6 +133,7 @@ class Table(PyTorchData[TableHparams]):
         where = settings.file or "data"
         check_present(columns, settings.targets, f"{where}: data.targets")
         features = settings.input_features or tuple(name for name in columns if name not in settings.targets)
+        features = tuple(name for pattern in features for name in _matching(pattern, columns))
         if not features:
             raise ConfigError(f"{where}: has no column but the targets")
         x = numbers_in(columns, features, f"{where}: data.input_features")

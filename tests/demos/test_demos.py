@@ -57,6 +57,13 @@ def test_transfer(tmp_path: Path) -> None:
     assert -4 * error < divergence < 2.0  # an untrained student is 13 nat away
 
 
+def test_reading_snapshots(tmp_path: Path) -> None:
+    found = demo("snapshots_hsm").main(steps=40, shots=500, epochs=15, directory=str(tmp_path))
+    # 700 test snapshots: 4 sigma are 0.06 of an accuracy, and 0.04 of a mean square error.
+    assert found["least"] - 0.04 < found["mse"] < 0.6 * found["prior"]
+    assert 0.7 < found["accuracy"] < found["best"] + 0.06
+
+
 def test_the_shipped_run_is_a_trained_8x8_rnn() -> None:
     settings = json.loads((DEMOS / "RNN" / "settings.json").read_text())
     assert settings["model"]["type"] == "rnn" and settings["train"]["L"] == 64

@@ -111,6 +111,12 @@ def made(**settings: Any) -> Table:
 def test_features_are_those_that_are_named_in_their_order_or_all_others() -> None:
     assert made(targets="b", input_features=["hole", "a"]).thparams.input_features == ("hole", "a")
     assert made(targets=["b"], input_features=["a"]).full.columns[0].tolist() == [[1.0], [2.5], [-3.0], [4.0]]
+    several = Table(
+        {"targets": "y", "input_features": ["n*", "a"], "seed": 0, "split": 0.0}, {k: [1.0] for k in ("n1", "a", "n0", "y", "m")}
+    )
+    assert several.thparams.input_features == ("n1", "n0", "a")
+    with pytest.raises(ConfigError, match=r"no column 'q\*'"):
+        made(targets="b", input_features=["q*"])
     with pytest.raises(ConfigError, match=r"data: data\.input_features: column 'kind' is not of numbers"):
         made(targets="b")
     kinds = made(targets="kind", input_features=["a", "b"])
