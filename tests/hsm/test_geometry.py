@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tensor_memory import TensorMemory
 from torch import Tensor
 
 from qsr.hparams import ConfigError
@@ -121,6 +122,14 @@ def test_the_spectrum_and_the_size_of_the_curvature_are_those_of_the_matrices(fe
     curvature = berry_curvature(operators, states)
     assert torch.allclose(curvature, -curvature.mT)
     assert torch.allclose(curvature_size(elements, states), (curvature.square().sum(dim=(1, 2)) / 2).sqrt(), atol=1e-10)
+
+
+def test_many_features_of_few_levels_make_no_matrix_of_all_their_pairs() -> None:
+    features, levels, count = 400, 2, 20
+    model = model_of(random_operators(features, levels), standardize="none")
+    with TensorMemory() as memory:
+        matrix_geometry(model, directions(count, features))
+    assert memory.peak < 8 * count * features**2 / 4
 
 
 def test_the_geometry_does_not_depend_on_the_basis_nor_on_the_chunks() -> None:

@@ -69,7 +69,8 @@ def test_columns_are_taken_by_name_and_arrays_in_their_order(run: Run, tmp_path:
 def test_some_of_the_points(run: Run) -> None:
     x = ellipsoid(50)
     few = hsm_geometry(run, x, points=7)
-    assert len(few.points) == len(set(few.rows)) == 7 and np.array_equal(few.points, x[few.rows])
+    assert len(few.points) == len(set(few.rows)) == 7
+    assert (np.diff(few.rows) > 0).all() and np.array_equal(few.points, x[few.rows])
     assert np.array_equal(few.rows, hsm_geometry(run, x, points=7).rows)
     assert not np.array_equal(few.rows, hsm_geometry(run, x, points=7, seed=1).rows)
     with pytest.raises(ConfigError, match="points=0: must be at least 1"):
