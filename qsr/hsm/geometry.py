@@ -15,7 +15,7 @@ Abanov et al., arXiv 2507.21135; Schneiderbauer and Steinacker, arXiv 1601.08007
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -213,8 +213,7 @@ def matrix_geometry(model: HilbertSpaceModel, x: Tensor, memory_bytes: int = MEM
     made = double_operators(model)
     size = max(1, memory_bytes // _bytes_of_point(*made.inputs.shape[:2]))
     parts = [_of_chunk(model, chunk, made) for chunk in x.split(size)]
-    names = [field.name for field in fields(Geometry)][:-1]
-    columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in names}
+    columns = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
     return Geometry(**columns, levels=made.inputs.shape[-1])
 
 

@@ -4,7 +4,7 @@ import hsm_geometry
 import numpy as np
 import pytest
 import torch
-from hsm_geometry import CHECKS, Check, assess, clusters, sphere, swiss_roll, two_nn
+from hsm_geometry import CHECKS, STEPS, Check, assess, clusters, sphere, swiss_roll, two_nn
 
 from qsr.hsm import HSM, HilbertSpaceModel, matrix_geometry
 
@@ -46,3 +46,13 @@ def test_clusters_are_told_from_a_curve():
 
 def test_every_line_expects_something():
     assert all(check.loss or check.dimension is not None or check.collapsed for check in CHECKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: f"{check.name}, N={check.levels}, w={check.weight:g}")
+def test_the_figures_of_the_table(check):
+    """Tolerances, seeds and the share of the points that must agree stand in CHECKS."""
+    if check.name == "breast cancer":
+        pytest.importorskip("sklearn")
+    row = assess(check, check.seeds, STEPS)
+    assert row["ok"], row
