@@ -7,7 +7,7 @@ breast-cancer table (scikit-learn) is of the authors' operators after 64 000 epo
 without their noise, expected eigenvalues (in brackets, not asked for) those of earlier runs; TwoNN (Facco et al., Sci. Rep. 7,
 12140 (2017)) sees the same points.
 
-About 4 minutes of one core; --quick half a minute (one seed, 300 steps: the shape of the table, not all as expected). The
+About 5 minutes of one core; --quick half a minute (one seed, 300 steps: the shape of the table, not all as expected). The
 result goes to results/hsm-geometry.json, or to --json FILE.
 """
 
