@@ -11,6 +11,7 @@ from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
 
 from .commands import exact, finetune, load, plot, train, transfer
+from .hsm import hsm
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -28,7 +29,7 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, finetune, transfer, exact, plot):
+for _command in (train, load, finetune, transfer, exact, plot, hsm):
     qsr.add_command(_command)
 
 

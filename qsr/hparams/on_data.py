@@ -53,7 +53,7 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     if "optimizer" in own:
         own["optimizer"] = optimizer.updated({"kwargs": {**optimizer.kwargs, "lr": train.lr}})
     built = build_section({**model, **own}, "model")
-    data = _data(schema, written["data"]) if "data" in written else None
+    data = _data(schema, written["data"], train.seed) if "data" in written else None
     return {
         **sections,
         "train": train,
@@ -101,11 +101,12 @@ def refuse_other_settings(section: Hparams, on_data: bool) -> None:
             raise ConfigError(f"{section.label(name)}={value}: means nothing in a run of {kind}")
 
 
-def _data(schema: type[Hparams], values: Mapping[str, Any]) -> Any:
-    """The data section; what does not say what it is is of the kind that the model takes."""
+def _data(schema: type[Hparams], values: Mapping[str, Any], seed: int) -> Any:
+    """The data section; what does not say what it is is of the kind that the model takes, and has the run's seed."""
     default = getattr(schema, "data_section", None)
-    untyped = "type" not in values and values.get("module_name") is None
-    return build_section({"type": default, **values} if untyped and default is not None else values, "data")
+    if default is not None and values.get("module_name") is None and values.get("type", default) == default:
+        values = {"type": default, **values, "seed": seed if values.get("seed") is None else values["seed"]}
+    return build_section(values, "data")
 
 
 def _same(name: str, outer: Any, inner: Any) -> dict[str, Any]:

@@ -3,6 +3,13 @@
 from typing import Any
 
 from qsr.hparams.registry import resolve
+from qsr.hsm.geometry import Geometry as Geometry
+from qsr.hsm.geometry import berry_curvature as berry_curvature
+from qsr.hsm.geometry import geometric_tensor as geometric_tensor
+from qsr.hsm.geometry import intrinsic_dimension as intrinsic_dimension
+from qsr.hsm.geometry import laplacian_spectrum as laplacian_spectrum
+from qsr.hsm.geometry import matrix_geometry as matrix_geometry
+from qsr.hsm.geometry import quantum_metric as quantum_metric
 from qsr.hsm.hyperparameters import EarlyStoppingConfig as EarlyStoppingConfig
 from qsr.hsm.hyperparameters import GeneralHSModelHyperparameters as GeneralHSModelHyperparameters
 from qsr.hsm.hyperparameters import GradientClippingConfig as GradientClippingConfig
@@ -13,6 +20,8 @@ from qsr.hsm.hyperparameters import PauliHSModelHyperparameters as PauliHSModelH
 from qsr.hsm.hyperparameters import PerGroupOptimizerParams as PerGroupOptimizerParams
 from qsr.hsm.hyperparameters import SchedulerConfig as SchedulerConfig
 from qsr.hsm.model import HilbertSpaceModel as HilbertSpaceModel
+from qsr.hsm.overlaps import similarity as similarity
+from qsr.hsm.overlaps import transform as transform
 from qsr.hsm.predictions import Predictions as Predictions
 from qsr.hsm.predictions import predict as predict
 from qsr.hsm.settings import HSM as HSM

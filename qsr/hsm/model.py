@@ -246,6 +246,18 @@ class HilbertSpaceModel(Model[HSM]):
         settings = self.thparams
         return settings.target_scale or (2.0 if settings.classes is not None else 1.0)
 
+    def transform(self, x: Any) -> Tensor:
+        """The ground states psi(x) (B, d), with a fixed phase; see `qsr.hsm.overlaps.transform`."""
+        from qsr.hsm.overlaps import transform
+
+        return transform(self, x)
+
+    def similarity(self, x: Any, others: Any = None) -> Tensor:
+        """(B, B') fidelities |<psi(x)|psi(x')>|^2; see `qsr.hsm.overlaps.similarity`."""
+        from qsr.hsm.overlaps import similarity
+
+        return similarity(self, x, others)
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameters (real)."""

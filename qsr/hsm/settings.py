@@ -172,6 +172,8 @@ class HSM(ModelHparams):
             raise ConfigError(f"loss.name={self.loss.name}: {self.loss.name} needs at least 2 output operators (one per class)")
 
     def _check_geometry(self) -> None:
+        if self.weighted_layer:
+            raise ConfigError("hsm.weighted_layer=True: would lower the loss of hsm_model=geometry by making all features small")
         if self.output_operator_count is not None or self.loss.name != "auto" or self.beta is not None:
             given = {"output_operator_count": self.output_operator_count is not None, "beta": self.beta is not None}
             name = next((name for name, there in given.items() if there), "loss")

@@ -44,6 +44,11 @@ class States:
         """(B,) distance of the first excited level; 0 for d = 1."""
         return self.levels[:, min(1, self.levels.shape[1] - 1)] - self.levels[:, 0]
 
+    @property
+    def excited(self) -> Tensor:
+        """(B, d) bool: which levels lie above the ground level."""
+        return ~_ground_level(self.levels)
+
     def degenerate(self) -> Tensor:
         """(B,) bool: whether the ground level is."""
         return (_ground_level(self.levels).sum(dim=-1) > 1) if self.levels.shape[1] > 1 else self.levels[:, 0] > torch.inf

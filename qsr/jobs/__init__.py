@@ -6,6 +6,8 @@ from qsr.jobs.finetune import finetune as finetune
 from qsr.jobs.fit import DataEvaluation as DataEvaluation
 from qsr.jobs.fit import evaluate_on_data as evaluate_on_data
 from qsr.jobs.fit import fit as fit
+from qsr.jobs.geometry import GeometryReport as GeometryReport
+from qsr.jobs.geometry import hsm_geometry as hsm_geometry
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
 from qsr.jobs.plot import plot as plot

@@ -57,7 +57,7 @@ class DataHparams(Hparams):
 
     module_name: str | None = Hparam(None, help="the class of the data in full, package.module.Class")
     loader: DataLoaderHparams | None = Hparam(None, help="batches; None: 64 samples in the order of the data")
-    seed: int | None = Hparam(None, ge=0, help="of the split; None: one is drawn, and recorded")
+    seed: int | None = Hparam(None, ge=0, help="of the split; None: drawn, and recorded (a table of a run has that of the run)")
     split: tuple[float, ...] = Hparam((0.8, 0.1, 0.1), help="shares of training, validation and (if there are three) test data")
 
     def __init__(self, **values: Any) -> None:
