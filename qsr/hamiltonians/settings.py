@@ -184,18 +184,19 @@ class Pauli(LatticeHparams):
         num_sites = self.Lx * self.Ly if self.Lx is not None and self.Ly is not None else None
         strings, _ = read_terms(self.terms, num_sites, "pauli.terms")
         self._sizes = len(strings[0]), len(strings)
+        for name in ("Lx", "Ly"):
+            size = getattr(self, name)
+            if size is not None and len(strings[0]) % size:
+                raise ConfigError(f"pauli.{name}={size}: does not divide the {len(strings[0])} sites of the terms")
         return self
 
     @property
     def shape(self) -> tuple[int, int]:
         num_sites, _ = self._sizes
-        if self.Lx is None and self.Ly is None:
-            return num_sites, 1
-        rows = num_sites // self.Ly if self.Lx is None and self.Ly is not None else self.Lx or 1
-        columns = num_sites // rows if rows else 0
-        if rows * columns != num_sites:
-            raise ConfigError(f"pauli.{'Lx' if self.Ly is None else 'Ly'}: does not divide the {num_sites} sites of the terms")
-        return rows, columns
+        if self.Ly is not None:
+            return num_sites // self.Ly, self.Ly
+        rows = num_sites if self.Lx is None else self.Lx
+        return rows, num_sites // rows
 
     def describe(self) -> str:
         num_sites, count = self._sizes
