@@ -129,7 +129,7 @@ def test_a_natural_gradient_solves_the_stacked_real_equations(name: str) -> None
     ("model", "train"),
     [
         (RNN(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": "exact"}),
-        (PTF(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": 8, "steps": 400}),
+        pytest.param(PTF(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": 8, "steps": 400}, marks=pytest.mark.slow),
     ],
     ids=["exact flips", "drawn flips"],
 )
