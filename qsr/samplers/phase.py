@@ -81,9 +81,9 @@ class PhaseNetwork(nn.Module):
 
     def _rest(self, entered: Tensor) -> Tensor:
         """(...) from (..., H): everything after the first layer's sums."""
-        x = nn.functional.silu(entered)
+        x = entered.tanh()
         for layer in self.hidden:
-            x = nn.functional.silu(layer(x))
+            x = layer(x).tanh()
         return self.out(x).squeeze(-1)
 
 

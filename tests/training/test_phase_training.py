@@ -128,14 +128,14 @@ def test_a_natural_gradient_solves_the_stacked_real_equations(name: str) -> None
 @pytest.mark.parametrize(
     ("model", "train"),
     [
-        (RNN(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": "exact"}),
+        (RNN(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": "exact", "steps": 250}),
         pytest.param(PTF(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": 8, "steps": 400}, marks=pytest.mark.slow),
     ],
     ids=["exact flips", "drawn flips"],
 )
 def test_a_frustrated_ring(model: Sampler, train: dict) -> None:
-    settings = {"K": 256, "steps": 300, "dir": "<NONE>", **train}
-    run = qsr.train(Pauli(terms=chain(8)), model, settings, optimizer={"name": "spring"})
+    settings = {"K": 256, "dir": "<NONE>", **train}
+    run = qsr.train(Pauli(terms=chain(6)), model, settings, optimizer={"name": "spring"})
     assert -1e-9 < relative_error(run) < 1e-2
 
 
