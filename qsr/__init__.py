@@ -2,6 +2,7 @@
 
 from qsr.hamiltonians.settings import TFIM as TFIM
 from qsr.hamiltonians.settings import Heisenberg as Heisenberg
+from qsr.hamiltonians.settings import Pauli as Pauli
 from qsr.hamiltonians.settings import Rydberg as Rydberg
 from qsr.hparams import ConfigError as ConfigError
 from qsr.hparams.imports import allow_import as allow_import

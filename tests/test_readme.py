@@ -41,7 +41,7 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
     else:
         preset = words[1] if words[0] == "--preset" else None
         settings = RunSettings.from_tree(parse_sections(words[2:] if preset else words), preset)
-        assert settings.train.L == (256 if "16x16" in line else 64)
+        assert settings.train.L == (256 if "16x16" in line else 3 if "--pauli" in line else 64)
 
 
 def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qsr.estimators.sampled_flips import EXACT, FlipSampling, check_sampled, proposal, uncovered_flips
+from qsr.estimators.sampled_flips import EXACT, FlipSampling, check_sampled, proposal, turned, uncovered_flips
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.samplers.base import DEFAULT_MEMORY_BYTES, AutoregressiveSampler, Sampler
 from qsr.samplers.flips import STRETCHES, Window, first_changed
@@ -103,6 +103,7 @@ def flip_costs(
     """
     model = check_sampled(sampler, hamiltonian)
     masks, coefficients = hamiltonian.connected(configs)
+    coefficients = turned(model, configs, masks, coefficients, None, memory_bytes)
     xor = model.encode(masks.to(torch.uint8))
     start = first_changed(xor)
     rest = (model.num_tokens - 1 - start).clamp_min(0)
@@ -122,13 +123,13 @@ def flip_costs(
         size = windowed.abs().sum(dim=0)
         weights = missing.abs().sum(dim=0) / size.clamp_min(torch.finfo(size.dtype).tiny)
         proposals = proposal(windowed, possible, weights)
-        square = torch.where(proposals > 0, missing.square() / proposals.clamp_min(torch.finfo(proposals.dtype).tiny), 0.0)
+        square = torch.where(proposals > 0, missing.abs().square() / proposals.clamp_min(torch.finfo(proposals.dtype).tiny), 0.0)
         entries.append(
             WindowCost(
                 window,
                 window_tokens=float(sum(_window_tokens(model, window, int(r)) for r in rest)),
                 flip_tokens=float((proposals * (model.num_tokens - begin)).sum(dim=1).mean()),
-                flip_variance=_upper_mean((square.sum(dim=1) - missing.sum(dim=1).square()).clamp_min(0)),
+                flip_variance=_upper_mean((square.sum(dim=1) - missing.sum(dim=1).abs().square()).clamp_min(0)),
                 weights=tuple(weights.tolist()),
             )
         )
@@ -147,6 +148,8 @@ def _upper_mean(values: Tensor) -> float:
 
 
 def _bulk_variance(values: Tensor) -> float:
+    if values.is_complex():
+        return _bulk_variance(values.real) + _bulk_variance(values.imag)
     quartiles = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device))
     return min(float(quartiles[1] - quartiles[0]) / 1.349, float(values.std())) ** 2
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.hparams.base import ConfigError
-from qsr.samplers.base import DEFAULT_MEMORY_BYTES, Sampler, evaluation_mode
+from qsr.samplers.base import DEFAULT_MEMORY_BYTES, Sampler
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def local_energy(
     log_prob, log_ratio = sampler.flip_log_ratio(configs, masks, context, num_loops, memory_bytes)
     ratios = (0.5 * log_ratio.double()).exp()
     if sampler.has_phase:
-        with evaluation_mode(sampler):
-            turns = flipped_phase(sampler, configs, masks, context) - sampler.phase(configs, context)[:, None]
-        ratios = torch.polar(ratios, turns.double())
+        ratios = torch.polar(ratios, sampler.flip_phase(configs, masks, context, memory_bytes).double())
     return LocalEnergy(hamiltonian.diagonal(configs) + (coefficients * ratios).sum(dim=-1), log_prob, masks, ratios)
 
 
@@ -64,17 +62,10 @@ def differentiable_local_energy(
     log_ratio = sampler.plain_flip_log_prob(configs, masks, context) - sampler.log_prob(configs, context)[:, None]
     ratios = (0.5 * log_ratio.double()).exp()
     if sampler.has_phase:
-        turns = flipped_phase(sampler, configs, masks, context) - sampler.phase(configs, context)[:, None]
+        turns = sampler.plain_flip_phase(configs, masks, context) - sampler.phase(configs, context)[:, None]
         ratios = torch.polar(ratios, turns.double())
     off_diagonal = (coefficients * ratios).sum(dim=-1)
     return hamiltonian.diagonal(configs) + (off_diagonal.real if off_diagonal.is_complex() else off_diagonal)
-
-
-def flipped_phase(sampler: Sampler, configs: Tensor, masks: Tensor, context: Tensor | None) -> Tensor:
-    """(B, M) phases of the connected configurations."""
-    flipped = (configs[:, None, :] ^ masks[None].to(configs.dtype)).flatten(0, 1)
-    repeated = None if context is None else context.repeat_interleave(len(masks), dim=0)
-    return sampler.phase(flipped, repeated).view(len(configs), len(masks))
 
 
 def check_sign(sampler: Sampler, hamiltonian: Hamiltonian) -> None:
@@ -86,7 +77,7 @@ def check_sign(sampler: Sampler, hamiltonian: Hamiltonian) -> None:
     if not hamiltonian.is_stoquastic and not sampler.has_phase:
         raise ConfigError(
             f"{type(hamiltonian).__name__} is not stoquastic: its ground state has signs, and "
-            f"{type(sampler).__name__} has no phase to represent them"
+            f"{type(sampler).__name__} has no phase to represent them; set phase=True in the model's section"
         )
 
 

@@ -50,7 +50,7 @@ class SampledEnergy:
     """Unbiased estimates of local energies.
 
     Attributes:
-        values: (B,) float64.
+        values: (B,) float64, or complex128 for a model with a phase.
         log_prob: (B,) log p of the configurations.
         sampling_variance: (B,) unbiased estimates of the variance that drawing the flips adds; None for M = 1, whose
             single term has no spread to tell it from.
@@ -76,7 +76,7 @@ def sampled_local_energy(
         uniforms: (B, M) float64 in [0, 1), one for every draw.
 
     Raises:
-        ConfigError: for a model that is not autoregressive or has a phase, and for a sign problem.
+        ConfigError: for a model that is not autoregressive, and for a sign problem.
     """
     model = check_sampled(sampler, hamiltonian)
     masks, coefficients = hamiltonian.connected(configs)
@@ -85,8 +85,9 @@ def sampled_local_energy(
     uncovered = uncovered_flips(xor, sampling.window)
     weights = None if sampling.weights is None else torch.tensor(sampling.weights, dtype=torch.float64, device=configs.device)
     log_prob = torch.empty(len(configs), dtype=model.dtype, device=configs.device)
-    off_diagonal = torch.empty(len(configs), dtype=torch.float64, device=configs.device)
-    terms = torch.zeros(uniforms.shape, dtype=torch.float64, device=configs.device)
+    coefficients = turned(model, configs, masks, coefficients, context, memory_bytes)
+    off_diagonal = torch.empty(len(configs), dtype=coefficients.dtype, device=configs.device)
+    terms = torch.zeros(uniforms.shape, dtype=coefficients.dtype, device=configs.device)
     with evaluation_mode(model):
         for part, passed in model.base_passes(configs, context, groups, memory_bytes, sampling.window, uniforms.shape[1]):
             log_prob[part] = passed.base.sum(dim=-1)
@@ -109,7 +110,7 @@ def sampled_local_energy(
 
 def can_sample(sampler: Sampler) -> bool:
     """Whether flips of this model can be sampled."""
-    return isinstance(sampler, AutoregressiveSampler) and not sampler.has_phase
+    return isinstance(sampler, AutoregressiveSampler)
 
 
 def check_sampled(sampler: Sampler, hamiltonian: Hamiltonian) -> AutoregressiveSampler:
@@ -121,9 +122,17 @@ def check_sampled(sampler: Sampler, hamiltonian: Hamiltonian) -> AutoregressiveS
     check_sign(sampler, hamiltonian)
     if not isinstance(sampler, AutoregressiveSampler):
         raise ConfigError(f"train.flips: {type(sampler).__name__} is not autoregressive; only flips=exact")
-    if sampler.has_phase:
-        raise ConfigError(f"train.flips: {type(sampler).__name__} has a phase; only flips=exact")
     return sampler
+
+
+def turned(
+    model: Sampler, configs: Tensor, masks: Tensor, coefficients: Tensor, context: Tensor | None, memory_bytes: int
+) -> Tensor:
+    """The matrix elements (B, M) times the change of phase, which is cheap enough to be exact for every flip."""
+    if not model.has_phase:
+        return coefficients
+    angles = model.flip_phase(configs, masks, context, memory_bytes).double()
+    return coefficients * torch.polar(torch.ones_like(angles), angles)
 
 
 def uncovered_flips(xor: Tensor, window: Window) -> Tensor:

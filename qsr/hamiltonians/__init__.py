@@ -22,4 +22,5 @@ from qsr.hamiltonians.product_state import site_product_energy as site_product_e
 from qsr.hamiltonians.settings import TFIM as TFIM
 from qsr.hamiltonians.settings import Heisenberg as Heisenberg
 from qsr.hamiltonians.settings import LatticeHparams as LatticeHparams
+from qsr.hamiltonians.settings import Pauli as Pauli
 from qsr.hamiltonians.settings import Rydberg as Rydberg

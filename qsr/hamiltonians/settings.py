@@ -1,11 +1,13 @@
-"""Settings of the three problems: `Rydberg`, `TFIM` and `Heisenberg`. They build the Hamiltonians of this package."""
+"""Settings of the problems: `Rydberg`, `TFIM`, `Heisenberg` and `Pauli`. They build the Hamiltonians of this package."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
+from qsr.hamiltonians.pauli_text import read_terms
 from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.hparams.types import Positions
 from qsr.lattice import Lattice
@@ -18,6 +20,7 @@ class LatticeHparams(Hparams):
     """A problem on an Lx x Ly lattice."""
 
     energy_unit: ClassVar[str] = "J"  # which parameter sets the scale of all energies
+    sizes_itself: ClassVar[bool] = False  # whether the number of sites is known without Lx and Ly
 
     Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
     Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
@@ -143,3 +146,63 @@ class Heisenberg(LatticeHparams):
         from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian
 
         return HeisenbergHamiltonian(self.lattice(), J=self.J)
+
+
+class Pauli(LatticeHparams):
+    """Any sum of Pauli strings with real coefficients: H = sum_s c_s sigma_s, with n = (1 - Z)/2.
+
+    Written as `0.5 X0 Z3 + 1.2 Y1 Y2`, as strings with one letter for each site, `XIZI 0.5` in a line each (letter i acts on
+    site i), or as OpenFermion prints operators. Without Lx and Ly the sites are a chain. Energies are in the coefficients' unit.
+    """
+
+    section: ClassVar[str] = "pauli"
+    energy_unit: ClassVar[str] = "1"
+    sizes_itself: ClassVar[bool] = True
+    shorthands: ClassVar[dict[str, str]] = {"file": "text file to read the terms from"}
+
+    terms: str = Hparam(help="the sum: 0.5 X0 Z3 + 1.2 Y1 Y2, or strings such as XIZI 0.5, separated by line ends or ;")
+    _sizes: tuple[int, int] = PrivateAttr((0, 0))  # number of sites, number of terms
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_file(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("file") is None:
+            return values
+        path = values["file"]
+        if values.get("terms") is not None:
+            raise ConfigError(f"pauli.file={path}: excludes terms; give one of the two")
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ConfigError(f"pauli.file={path}: cannot read the terms ({reason})") from None
+        read_terms(text, None, f"pauli.file={path}")
+        return {**{name: value for name, value in values.items() if name != "file"}, "terms": text}
+
+    @model_validator(mode="after")
+    def _sites_fit(self) -> Any:
+        num_sites = self.Lx * self.Ly if self.Lx is not None and self.Ly is not None else None
+        strings, _ = read_terms(self.terms, num_sites, "pauli.terms")
+        self._sizes = len(strings[0]), len(strings)
+        for name in ("Lx", "Ly"):
+            size = getattr(self, name)
+            if size is not None and len(strings[0]) % size:
+                raise ConfigError(f"pauli.{name}={size}: does not divide the {len(strings[0])} sites of the terms")
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        num_sites, _ = self._sizes
+        if self.Ly is not None:
+            return num_sites // self.Ly, self.Ly
+        rows = num_sites if self.Lx is None else self.Lx
+        return rows, num_sites // rows
+
+    def describe(self) -> str:
+        num_sites, count = self._sizes
+        return f"pauli {'x'.join(map(str, self.shape))} {self.boundary}: {count} terms on {num_sites} sites"
+
+    def build(self) -> Hamiltonian:
+        from qsr.hamiltonians.pauli_sum import PauliSum
+
+        return PauliSum.from_text(self.terms, self.lattice())

@@ -55,6 +55,8 @@ def merged_section(section: str, stored: Mapping[str, Any], values: Mapping[str,
         kept = LATTICE if section == "hamiltonian" and stored.get("positions") is None else ()
         return {**{name: stored[name] for name in kept if name in stored}, **values}
     result = dict(stored)
+    if section == "hamiltonian" and "file" in values:
+        result.pop("terms", None)  # of a sum of Pauli strings, which the file holds now
     for name, value in values.items():
         inner = result.get(name)
         # Models inside models say what they are by their type.

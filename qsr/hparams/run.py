@@ -111,6 +111,10 @@ class RunSettings:
         if stages[-1].shape != tuple(self.hamiltonian.shape):
             shape = "x".join(str(size) for size in self.hamiltonian.shape)
             raise ConfigError(f"{where}: must end on the lattice of the Hamiltonian, {shape}")
+        if getattr(self.model, "phase", False) and len({stage.shape for stage in stages}) > 1:
+            raise ConfigError(
+                f"{where}: not with {self.model.section}.phase=True, whose weights are for the sites of one lattice"
+            )
         for stage in stages:
             try:
                 self.model.check_lattice(stage.shape)
@@ -205,6 +209,8 @@ def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None
         ConfigError: if L is not a square, or does not fit a given Lx or Ly.
     """
     sized = as_mapping("hamiltonian", values)
+    if getattr(class_of(sized, "hamiltonian"), "sizes_itself", False):
+        return build_section(sized, role="hamiltonian")
     given = [name for name in ("Lx", "Ly") if sized.get(name) is not None]
     if sized.get("positions") is None and len(given) < 2:
         sites = DEFAULT_SITES if num_sites is None and not given else num_sites

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qsr.hparams import ConfigError
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of, refuse_on_data
 from qsr.jobs.train import start
 from qsr.runs import fit_weights, read_run
@@ -49,6 +50,11 @@ def finetune(
     if settings.train.seed == stored.settings.train.seed:
         # Step s would draw with the random numbers of step s of the training before.
         settings = settings.updated({"train": {"seed": settings.train.seed + 1}})
+    if settings.model.phase and settings.hamiltonian.shape != stored.settings.hamiltonian.shape:
+        raise ConfigError(
+            f"{settings.model.section}.phase=True: its weights are for one lattice; {settings.hamiltonian.describe_size()}"
+            f" and the stored run {stored.settings.hamiltonian.num_sites}"
+        )
     model = build_model(at_stage(settings, settings.train.stages()[0]))
     fit_weights(model, model.resized_weights(stored.weights), path)
     return start(settings, model, progress)

@@ -34,7 +34,7 @@ class Evaluation:
 
     Attributes:
         energy: <H> of the whole lattice with its standard error.
-        variance: Var E_loc of the whole lattice.
+        variance: <|E_loc - E|^2> of the whole lattice.
         v_score: N Var / (E - E_inf)^2 (arXiv 2302.04919).
         observables: see `qsr.estimators.Observables`.
         num_samples, num_sites: S and N.
@@ -121,7 +121,7 @@ def evaluate(
 
     keep_freed_memory()
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
-    energies, observables = RunningMoments(), Observables(lattice)
+    energies, imaginary, observables = RunningMoments(), RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
     sizes = [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
     memory_bytes = settings.train.memory_MiB * 2**20
@@ -133,13 +133,16 @@ def evaluate(
         single = energy.masks.shape == (lattice.num_sites,) * 2 and torch.equal(energy.masks, model.single_flips(configs.device))
         observables.update(configs, energy.ratios.real if single else None)
         energies.update(values.cpu().numpy())
+        if energy.values.is_complex():
+            imaginary.update(energy.values.imag.cpu().numpy())
         for name, tensor in (("configs", configs), ("log_prob", energy.log_prob), ("local_energy", values)):
             kept[name].append(tensor.cpu().numpy())
 
-    variance = float(energies.variance)
+    # The mean is real, so its error is that of the real parts; how far psi is from an eigenstate, both parts say.
+    variance = float(energies.variance) + (float(imaginary.variance) if imaginary.count else 0.0)
     mean = float(energies.mean)
     result = Evaluation(
-        energy=Estimate(mean, math.sqrt(variance / num_samples)),
+        energy=Estimate(mean, math.sqrt(float(energies.variance) / num_samples)),
         variance=variance,
         v_score=v_score(mean, variance, lattice.num_sites, hamiltonian.infinite_temperature_energy()),
         observables=observables.results(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from qsr.estimators.local_energy import check_sign
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.fit import resume_fit, start_fit
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, logged, path_of, run_training
@@ -82,7 +83,8 @@ def train(
 def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
     """Run variational Monte Carlo on a model with its first weights, in a new directory."""
     final = settings.train.stages()[-1]
-    variational_energy(settings, final)  # both may refuse their arguments: before there is a directory
+    check_sign(model, settings.hamiltonian.build())  # all of these may refuse their arguments: before there is a directory
+    variational_energy(settings, final)
     update_rule(model, settings, final)
     directory = RunDirectory.claim(settings)
     if directory is None:

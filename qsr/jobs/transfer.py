@@ -51,6 +51,11 @@ def transfer(
     for name in ("sgrad", "true_grad", "NLOOPS", "curriculum", "K_final"):
         if getattr(settings.train, name):
             raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and a transfer computes none")
+    for name, section in (("the teacher's model", stored.settings.model), ("the new model", settings.model)):
+        if section.phase:
+            raise ConfigError(
+                f"{section.section}.phase=True: {name} has a phase, and the likelihood of samples says nothing of it"
+            )
     check_natural_gradient(settings)
     student = build_model(settings)
     objective = TeacherLikelihood(restore_model(stored, student.device), settings.train)

@@ -14,6 +14,8 @@ from qsr.lattice import Lattice
 from qsr.samplers.flips import STRETCHES, BasePass, FlipGroup, Window, flip_groups, pick, replace_by_reading
 from qsr.samplers.generators import default_generator
 from qsr.samplers.heap import make_room
+from qsr.samplers.memory import CountedMemory
+from qsr.samplers.phase import PhaseNetwork
 
 DEFAULT_MEMORY_BYTES = 1024 * 2**20  # for intermediate results; the default of train.memory_MiB
 
@@ -86,6 +88,13 @@ class Sampler(nn.Module):
         """phi(configs), (B,), in radians; zeros unless the model has a phase head."""
         return torch.zeros(configs.shape[0], dtype=self.dtype, device=configs.device)
 
+    def flip_phase(
+        self, configs: Tensor, masks: Tensor, context: Tensor | None = None, memory_bytes: int = DEFAULT_MEMORY_BYTES
+    ) -> Tensor:
+        """phi(configs XOR mask) - phi(configs), (B, M), without gradient; one full evaluation for each unless overridden."""
+        with evaluation_mode(self):
+            return self.plain_flip_phase(configs, masks, context) - self.phase(configs, context)[:, None]
+
     def flip_log_prob(
         self, configs: Tensor, masks: Tensor | None = None, context: Tensor | None = None, **options: Any
     ) -> Tensor:
@@ -118,9 +127,11 @@ class Sampler(nn.Module):
     def plain_flip_log_prob(self, configs: Tensor, masks: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """As `flip_log_prob`, by one full evaluation for every flipped configuration; differentiable."""
         masks = self.single_flips(configs.device) if masks is None else masks
-        flipped = (configs[:, None, :] ^ masks[None].to(configs.dtype)).reshape(-1, self.num_sites)
-        repeated = None if context is None else context.repeat_interleave(len(masks), dim=0)
-        return self.log_prob(flipped, repeated).reshape(len(configs), len(masks))
+        return self.log_prob(*_flipped(configs, masks, context)).view(len(configs), len(masks))
+
+    def plain_flip_phase(self, configs: Tensor, masks: Tensor, context: Tensor | None = None) -> Tensor:
+        """phi(configs XOR mask), (B, M), by one full evaluation for each; differentiable."""
+        return self.phase(*_flipped(configs, masks, context)).view(len(configs), len(masks))
 
     def single_flips(self, device: torch.device) -> Tensor:
         """(N, N) bool: row i flips site i.
@@ -147,7 +158,13 @@ class Sampler(nn.Module):
         return next(self.parameters()).device
 
 
-class AutoregressiveSampler(Sampler):
+def _flipped(configs: Tensor, masks: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Configurations (B*M, N), those of a row adjacent, and the context of each."""
+    flipped = (configs[:, None, :] ^ masks[None].to(configs.dtype)).flatten(0, 1)
+    return flipped, None if context is None else context.repeat_interleave(len(masks), dim=0)
+
+
+class AutoregressiveSampler(Sampler, CountedMemory):
     """p(n) = prod_j p(patch_j | patch_<j): a sequence of n tokens, token t holding the p sites `token_sites[t]`.
 
     A token is an integer in [0, V), V = local_dim^p, whose digit i is the i-th site of the patch. Subclasses define
@@ -168,6 +185,22 @@ class AutoregressiveSampler(Sampler):
         self.num_values = local_dim**self.sites_per_token  # V
         self.register_buffer("token_sites", token_sites, persistent=False)
         self.register_buffer("_digits", local_dim ** torch.arange(self.sites_per_token), persistent=False)
+        self.phase_network: PhaseNetwork | None = None
+
+    def add_phase(self, network: PhaseNetwork) -> None:
+        """Give psi the phase of a network."""
+        self.phase_network = network
+        self.has_phase = True
+
+    def phase(self, configs: Tensor, context: Tensor | None = None) -> Tensor:
+        network = self.phase_network
+        return super().phase(configs, context) if network is None else network(configs, context)
+
+    def flip_phase(
+        self, configs: Tensor, masks: Tensor, context: Tensor | None = None, memory_bytes: int = DEFAULT_MEMORY_BYTES
+    ) -> Tensor:
+        arguments = configs, masks, context, memory_bytes
+        return super().flip_phase(*arguments) if self.phase_network is None else self.phase_network.change(*arguments)
 
     # --- what a subclass defines ------------------------------------------------------------------------------------
 
@@ -228,39 +261,10 @@ class AutoregressiveSampler(Sampler):
         first, second = torch.nonzero(close.view(n, p, n, p).any(dim=3).any(dim=1), as_tuple=True)
         return tuple(sorted({int(offset) for offset in (second - first).unique() if offset > 0}))
 
-    # Bytes that a row takes, counted (see `qsr.samplers.memory`): they set how many rows are worked on at once.
-
-    def row_bytes(self, length: int, alone: bool = False) -> int:
-        """While `length` tokens are read after a prefix that others share; `alone`: by `replace`."""
-        raise TypeError(f"{type(self).__name__} does not define row_bytes")
-
-    def window_bytes(self, window: Window) -> int:
-        """While `replace_each` computes the conditionals of one flip in a window."""
-        return self.row_bytes(window[-1], alone=True)
-
-    def pair_bytes(self, length: int) -> int:
-        """While one flip, in a row of its own, is evaluated in full, with `length` tokens from its stretch on."""
-        return self.row_bytes(length) + self.prefix_bytes(self.num_tokens - length)
-
-    def prefix_bytes(self, length: int) -> int:
-        """Of the state after `length` tokens, where a row has it for itself."""
-        raise TypeError(f"{type(self).__name__} does not define prefix_bytes")
-
-    def state_bytes(self, shortcut: bool = False) -> int:
-        """Of what a base pass leaves; with `shortcut` also what `replace` of one token adds to it."""
-        raise TypeError(f"{type(self).__name__} does not define state_bytes")
-
-    def pass_bytes(self) -> int:
-        """Peak of a base pass, what it leaves included."""
-        raise TypeError(f"{type(self).__name__} does not define pass_bytes")
-
-    def graph_bytes(self, per_sample: bool = False) -> int:
-        """Peak of `log_prob` and its backward pass; `per_sample`: where the gradients of all layers' outputs are wanted."""
-        raise TypeError(f"{type(self).__name__} does not define graph_bytes")
-
-    def sample_bytes(self) -> int:
-        """While sampling: the state grows to the whole sequence, and the integers of decoding take what a small one does."""
-        return self.prefix_bytes(self.num_tokens) + self.num_tokens * 16 * (self.sites_per_token + 1) + self.row_bytes(1)
+    def gradient_bytes(self, per_sample: bool = False) -> int:
+        """As `graph_bytes`, of log p and the phase."""
+        phase = 0 if self.phase_network is None else self.phase_network.graph_bytes()
+        return self.graph_bytes(per_sample) + phase
 
     def _bytes(self, numbers: int) -> int:
         return numbers * self.dtype.itemsize

@@ -1,4 +1,4 @@
-"""How many numbers a transformer holds at once, counted from its widths, so that work can be cut to a memory.
+"""How much memory a row of work takes, counted from a network's widths, so that work can be cut to a memory.
 
 Tests compare the counts with the tensors that are really alive: a count is never too small by more than a tenth, nor too large by
 more than half. What takes little in every case (tokens as integers, masks, one position's hidden vector) is left out.
@@ -7,6 +7,8 @@ more than half. What takes little in every case (tokens as integers, masks, one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from qsr.samplers.flips import Window
 
 
 @dataclass(frozen=True)
@@ -68,3 +70,42 @@ class TransformerMemory:
         width, wide = self.width, self.feedforward
         every_layer = 9 * width + wide + (9 * width + 2 * wide if per_sample else 0)
         return self.positions * (self.layers * every_layer + 4 * width + wide)
+
+
+class CountedMemory:
+    """Bytes that a row takes in an autoregressive sampler: they set how many rows are worked on at once."""
+
+    num_tokens: int
+    sites_per_token: int
+
+    def row_bytes(self, length: int, alone: bool = False) -> int:
+        """While `length` tokens are read after a prefix that others share; `alone`: by `replace`."""
+        raise TypeError(f"{type(self).__name__} does not define row_bytes")
+
+    def window_bytes(self, window: Window) -> int:
+        """While `replace_each` computes the conditionals of one flip in a window."""
+        return self.row_bytes(window[-1], alone=True)
+
+    def pair_bytes(self, length: int) -> int:
+        """While one flip, in a row of its own, is evaluated in full, with `length` tokens from its stretch on."""
+        return self.row_bytes(length) + self.prefix_bytes(self.num_tokens - length)
+
+    def prefix_bytes(self, length: int) -> int:
+        """Of the state after `length` tokens, where a row has it for itself."""
+        raise TypeError(f"{type(self).__name__} does not define prefix_bytes")
+
+    def state_bytes(self, shortcut: bool = False) -> int:
+        """Of what a base pass leaves; with `shortcut` also what `replace` of one token adds to it."""
+        raise TypeError(f"{type(self).__name__} does not define state_bytes")
+
+    def pass_bytes(self) -> int:
+        """Peak of a base pass, what it leaves included."""
+        raise TypeError(f"{type(self).__name__} does not define pass_bytes")
+
+    def graph_bytes(self, per_sample: bool = False) -> int:
+        """Peak of `log_prob` and its backward pass; `per_sample`: where the gradients of all layers' outputs are wanted."""
+        raise TypeError(f"{type(self).__name__} does not define graph_bytes")
+
+    def sample_bytes(self) -> int:
+        """While sampling: the state grows to the whole sequence, and the integers of decoding take what a small one does."""
+        return self.prefix_bytes(self.num_tokens) + self.num_tokens * 16 * (self.sites_per_token + 1) + self.row_bytes(1)

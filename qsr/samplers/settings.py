@@ -25,6 +25,10 @@ class SamplerHparams(Hparams):
     L: int | None = Hparam(None, ge=1, help="number of sites; set by the lattice, must agree with it if given")
     patch: Patch = Hparam("2x2", help="sites read and predicted at once: a number of sites in a row (4) or a block (2x2)")
 
+    phase: bool = Hparam(False, help="signs or a complex psi = sqrt(p) exp(i phi), phi from a network of its own")
+    phase_Nh: int = Hparam(64, ge=1, help="width of the hidden layers of the phase")
+    phase_layers: int = Hparam(2, ge=1, help="number of hidden layers of the phase")
+
     @model_validator(mode="before")
     @classmethod
     def _read_shorthands(cls, values: Any) -> Any:
@@ -65,6 +69,14 @@ class SamplerHparams(Hparams):
         """
         raise TypeError(f"{type(self).__name__} is an abstract section")
 
+    def _with_phase(self, sampler: AutoregressiveSampler, context_size: int | None) -> AutoregressiveSampler:
+        """The sampler with the phase of these settings; its weights are drawn last, so that those of p stay as they are."""
+        if self.phase:
+            from qsr.samplers.phase import PhaseNetwork
+
+            sampler.add_phase(PhaseNetwork(sampler.num_sites, self.phase_Nh, self.phase_layers, context_size))
+        return sampler
+
 
 class _TableHead(SamplerHparams):
     """A sampler whose conditional is a table over all values of a patch."""
@@ -92,7 +104,7 @@ class RNN(_TableHead):
 
         self.check_lattice(lattice.shape)
         self.check_context(context_size)
-        return PatchedRNN(lattice, self.patch, self.Nh, self.rnntype)
+        return self._with_phase(PatchedRNN(lattice, self.patch, self.Nh, self.rnntype), context_size)
 
     def check_context(self, context_size: int | None) -> None:
         """The context of an RNN is its initial hidden state, so the widths must be equal."""
@@ -140,7 +152,7 @@ class PTF(TransformerHparams, _TableHead):
 
         self.check_lattice(lattice.shape)
         self.check_context(context_size)
-        return PatchedTransformer(lattice, self, context_size)
+        return self._with_phase(PatchedTransformer(lattice, self, context_size), context_size)
 
     def check_context(self, context_size: int | None) -> None:
         """A repeated context is added to the tokens as it is, so the widths must be equal."""
@@ -180,6 +192,10 @@ class LPTF(TransformerHparams):
             return self
         if not isinstance(inner, SamplerHparams):
             raise ConfigError(f"lptf.subsampler: {type(inner).__name__} is not a sampler; one of --rnn, --ptf, --lptf")
+        if inner.phase:
+            raise ConfigError(
+                f"{inner.section}.phase=True: a phase belongs to all sites, not to a large patch; write --lptf phase=True"
+            )
         inner.check_lattice(self.patch_shape())
         if isinstance(inner, (RNN, PTF)):
             inner.check_context(self.Nh)
@@ -202,4 +218,4 @@ class LPTF(TransformerHparams):
         from qsr.samplers.lptf import LargePatchedTransformer
 
         self.check_lattice(lattice.shape)
-        return LargePatchedTransformer(lattice, self, context_size)
+        return self._with_phase(LargePatchedTransformer(lattice, self, context_size), context_size)

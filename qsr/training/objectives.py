@@ -38,13 +38,13 @@ def graph_rows(model: Sampler, memory_bytes: int) -> int:
     """Rows whose graph of log p fits into the memory; all of them for a model that does not count what it takes."""
     if not isinstance(model, AutoregressiveSampler):
         return 2**62
-    return max(1, int(HEAP_SHARE * memory_bytes) // model.graph_bytes())
+    return max(1, int(HEAP_SHARE * memory_bytes) // model.gradient_bytes())
 
 
 def room_for_graph(model: Sampler, rows: int, memory_bytes: int) -> None:
     """Before the gradient of so many rows."""
     if isinstance(model, AutoregressiveSampler):
-        make_room(rows * model.graph_bytes(), memory_bytes)
+        make_room(rows * model.gradient_bytes(), memory_bytes)
 
 
 @dataclass
@@ -124,14 +124,15 @@ class VariationalEnergy:
                 continue
             for configs, own, shares in zip(*(column.split(rows) for column in columns), strict=True):
                 batches.append(EnergyBatch(key, configs, own, shares, len(energies)))
-        # |E - mean|^2 also for complex local energies; real ones stay what they are.
+        # |E - mean|^2 also for complex local energies; real ones stay what they are. The mean is real, and so is its error.
         variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
-        error = variance / len(energies)
+        error = (energies.real.var().item() if energies.is_complex() else variance) / len(energies)
         for draw, weights in zip(drawn, all_weights, strict=True):
             if draw.sampling_variance is not None:
                 added = weights * draw.sampling_variance
                 variance -= added.sum().item()
-                # Copies of a configuration share its noise: it averages out less than over as many independent samples.
+                # Copies of a configuration share its noise: it averages out less than over as many independent samples. (All
+                # of a complex noise is taken for real, which errs on the safe side.)
                 error += (added * (weights - 1 / len(energies))).sum().item()
         error = math.sqrt(error) if math.isfinite(error) else math.nan
         metrics = {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}

@@ -119,7 +119,7 @@ class PerSampleGradients:
         """Rows whose graph is held at once, for a group with their gradients of its parameters, beside the block of it."""
         graph = GRAPH_FACTOR * self.num_parameters * self._itemsize
         if isinstance(self.model, AutoregressiveSampler):
-            graph = self.model.graph_bytes(per_sample=group is not None)
+            graph = self.model.gradient_bytes(per_sample=group is not None)
         columns = 0 if group is None else self._width(group) * self._itemsize
         block = len(self.functions) * rows * columns
         chunk = max(1, int(HEAP_SHARE * (self.memory_bytes - block)) // (graph + columns))

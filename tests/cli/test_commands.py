@@ -53,6 +53,21 @@ def test_train_as_in_the_source(tmp_path: Path) -> None:
     assert f"done: {run}" in result.stdout
 
 
+def test_a_sum_of_pauli_strings_and_a_model_with_phase(tmp_path: Path) -> None:
+    """The triangle of spins: three bonds without a sign rule."""
+    file = tmp_path / "triangle.txt"
+    file.write_text("".join(f"0.25 {letter}{i} {letter}{j}\n" for i, j in ((0, 1), (1, 2), (0, 2)) for letter in "XYZ"))
+    short = line(f"--train {SHORT}", tmp_path)
+    assert_refused(qsr("train", *short, "--rnn", "patch=1", "--pauli", f"file={file}"), "phase=True")
+    result = qsr("train", *short, "--rnn", "patch=1", "Nh=8", "phase=True", "--pauli", f"file={file}")
+    assert result.returncode == 0, result.stderr
+    loaded = qsr("load", str(tmp_path / "pauli" / "3-B=16-K=16" / "0"), "64", "32")
+    assert loaded.returncode == 0 and "pauli 3x1 open: 9 terms on 3 sites" in loaded.stdout
+    exact = qsr("exact", "--pauli", f"file={file}")
+    assert exact.returncode == 0 and "-0.75" in exact.stdout
+    assert_refused(qsr("train", *short, "--rnn", "phase=True", "--pauli", "terms=0.5 x0"), "pauli.terms: line 1: 'x0'")
+
+
 @pytest.mark.parametrize("spelled", ["--training", "--train"])
 def test_help_of_the_training_section(spelled: str) -> None:
     result = qsr("train", "--help", spelled)

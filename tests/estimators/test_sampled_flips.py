@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sampler_cases import CASES, build
@@ -11,8 +12,9 @@ import qsr
 from qsr.estimators import local_energy
 from qsr.estimators.flip_choice import FlipCosts, WindowCost, flip_costs
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, draw, proposal, sampled_local_energy, uncovered_flips
-from qsr.hamiltonians import configurations
+from qsr.hamiltonians import PauliSum, configurations
 from qsr.hparams import ConfigError
+from qsr.samplers.phase import PhaseNetwork
 
 WINDOWS = [(), (1,), (2,), (1, 3), (1, 2), (1, 2, 3, 4, 5)]
 
@@ -168,3 +170,26 @@ def test_a_model_without_a_sequence_is_refused():
     hamiltonian = rydberg((2, 2))
     with pytest.raises(ConfigError, match=r"train\.flips: Uniform is not autoregressive"):
         sampled_local_energy(Uniform(), hamiltonian, configurations(4), FlipSampling(1), torch.rand(16, 1))
+
+
+@pytest.mark.parametrize("window", [(), (1,)], ids=str)
+def test_drawn_flips_of_a_model_with_phase_are_unbiased(window):
+    sampler = build("ptf-1")
+    torch.manual_seed(2)
+    sampler.add_phase(PhaseNetwork(6, 6, 2).double())
+    generator = np.random.default_rng(0)
+    strings = ["".join(generator.choice(list("IXYZ"), 6)) for _ in range(20)]
+    hamiltonian = PauliSum(strings, generator.normal(size=20).tolist(), sampler.lattice)
+    configs = sampler.sample(5, torch.Generator().manual_seed(3))[0]
+    exact = local_energy(sampler, hamiltonian, configs).values
+    assert exact.is_complex()
+    probabilities, energies, middles = terms_of_every_draw(sampler, hamiltonian, configs, FlipSampling(1, window))
+    mean = torch.where(probabilities.sum(1) == 0, energies[:, 0], (probabilities * energies).sum(dim=1))
+    assert torch.allclose(mean, exact, rtol=0, atol=1e-10)
+    two = sampled_local_energy(sampler, hamiltonian, configs, FlipSampling(2, window), middles[:, :2])
+    assert torch.allclose(two.sampling_variance, (energies[:, 0] - energies[:, 1]).abs().square() / 4)
+    costs = flip_costs(sampler, hamiltonian, configs, [window])
+    assert costs.exact_variance == pytest.approx(float(exact.var()))
+    # Estimated upwards, and with proposals of its own.
+    added = float((probabilities * (energies - exact[:, None]).abs().square()).sum(dim=1).mean())
+    assert 0.2 * added < costs.windows[0].flip_variance < 5 * added
