@@ -46,11 +46,27 @@ def local_energy(
     """
     check_sign(sampler, hamiltonian)
     masks, coefficients = hamiltonian.connected(configs)
+    log_prob, ratios = amplitude_ratios(sampler, configs, masks, context, num_loops, memory_bytes)
+    return LocalEnergy(hamiltonian.diagonal(configs) + (coefficients * ratios).sum(dim=-1), log_prob, masks, ratios)
+
+
+def amplitude_ratios(
+    sampler: Sampler,
+    configs: Tensor,
+    masks: Tensor,
+    context: Tensor | None = None,
+    num_loops: int | None = None,
+    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+) -> tuple[Tensor, Tensor]:
+    """log p (B,) and psi(n XOR mask) / psi(n) (B, M) of configs (B, N), for masks (M, N) bool, without gradient.
+
+    float64, or complex128 for a model with a phase. All local values of operators come from here.
+    """
     log_prob, log_ratio = sampler.flip_log_ratio(configs, masks, context, num_loops, memory_bytes)
     ratios = (0.5 * log_ratio.double()).exp()
     if sampler.has_phase:
         ratios = torch.polar(ratios, sampler.flip_phase(configs, masks, context, memory_bytes).double())
-    return LocalEnergy(hamiltonian.diagonal(configs) + (coefficients * ratios).sum(dim=-1), log_prob, masks, ratios)
+    return log_prob, ratios
 
 
 def differentiable_local_energy(

@@ -1,4 +1,4 @@
-"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` is its subsampler."""
+"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` or `--hsm` is the sampler inside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from qsr.hparams.base import ConfigError
 from qsr.hparams.registry import class_for, find_section, hparams_class, sections
 
+INSIDE = ("subsampler", "sampler")  # settings of a model that are another model
 Words = list[tuple[str, dict[str, str]]]  # canonical section names with their name=value words, in the order written
 
 
@@ -62,13 +63,15 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             _place(tree, role, {"type": name, **values}, f"--{name}")
         elif innermost is None:
             innermost = tree["model"] = {"type": name, **values}
-        elif "subsampler" in hparams_class(innermost["type"]).model_fields:
-            innermost["subsampler"] = {"type": name, **values}
-            innermost = innermost["subsampler"]
         else:
-            raise ConfigError(
-                f"--{name}: a model is already given (--{innermost['type']}), and only --lptf takes another inside it"
-            )
+            taken = hparams_class(innermost["type"]).model_fields
+            inside = next((place for place in INSIDE if place in taken), None)
+            if inside is None:
+                raise ConfigError(
+                    f"--{name}: a model is already given (--{innermost['type']}), and only --lptf and --hsm take another inside"
+                )
+            innermost[inside] = {"type": name, **values}
+            innermost = innermost[inside]
     return tree
 
 

@@ -22,7 +22,7 @@ from qsr.hsm.operators import (
     random_parameters,
 )
 from qsr.hsm.settings import HSM, STANDARDISED
-from qsr.hsm.states import States, states_of
+from qsr.hsm.states import States, states_of, variances
 from qsr.training.model import Model
 from qsr.training.protocols import UpdateRule
 from qsr.training.schedule import Stage
@@ -45,6 +45,20 @@ class Operators:
     inputs: Tensor
     outputs: Tensor
     offset: Tensor | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What predictions are made of, at standardised points.
+
+    Attributes:
+        expectations, variances: (B, T) <B_t> and <B_t^2> - <B_t>^2, in the state of x alone.
+        energy: (B,).
+    """
+
+    expectations: Tensor
+    variances: Tensor
+    energy: Tensor
 
 
 class HilbertSpaceModel(Model[HSM]):
@@ -234,6 +248,12 @@ class HilbertSpaceModel(Model[HSM]):
                 if bool((found - before).abs().amax() < tolerance * scale):
                     break
         return found / scale
+
+    def measured(self, points: Tensor) -> Measured:
+        """Expectations and variances (B, T) of the outputs, and energies (B,), in the states of x alone."""
+        made = self.operators()
+        states = self.states(points, made)
+        return Measured(states.expectations[:, : self.num_outputs], variances(states, made.outputs), states.energy)
 
     def _expectations(self, states: States, operators: Tensor) -> Tensor:
         """(B, T) in the states, without gradient through them."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.start import check_features
-from qsr.hsm.states import States
 
 PREDICT_BYTES = 256 * 2**20  # for the Hamiltonians of the points that are worked on at once
 
@@ -103,26 +102,14 @@ def class_probabilities(model: HilbertSpaceModel, values: Tensor) -> Tensor:
 def _chunk(model: HilbertSpaceModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     settings = model.thparams
     points = model.scaled_inputs(x)
-    made = model.operators()
-    states = model.states(points, made)
-    expectations = model.predicted(points, made).double()
+    found = model.measured(points)
     scale = model.target_scale if settings.full_energy else 1.0
-    deviations = variances(states, made.outputs).double().sqrt() / scale
+    refined = settings.predict_mode == "self_consistent"
+    expectations = model.predicted(points).double() if refined else found.expectations.double() / scale
+    deviations = found.variances.double().sqrt() / scale
     if settings.classes is None:
         expectations, deviations = expectations * model.y_scale + model.y_mean, deviations * model.y_scale
-    return expectations, deviations, states.energy
-
-
-def variances(states: States, operators: Tensor) -> Tensor:
-    """(B, T) <B^2> - <B>^2 >= 0 in the states, sum_n p_n |(B_t - <B_t>) n|^2."""
-    vectors = states.vectors
-    occupied = int((states.weights > 0).any(dim=0).sum())  # ground states use the first column only
-    vectors, weights = vectors[..., :occupied], states.weights[:, :occupied]
-    applied = torch.einsum("tij,bjn->btin", operators, vectors)
-    each = torch.einsum("bin,btin->btn", vectors.conj(), applied).real
-    mean = (each * weights[:, None]).sum(dim=-1)
-    off = applied - mean[..., None, None] * vectors[:, None]
-    return (off.abs().square().sum(dim=2) * weights[:, None]).sum(dim=-1)
+    return expectations, deviations, found.energy
 
 
 def as_csv(columns: dict[str, NDArray[Any]]) -> str:

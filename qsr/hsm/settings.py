@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam
+from qsr.hparams.types import TypedSection
 from qsr.training.losses import LossHparams
 from qsr.training.model import ModelHparams
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
 
 DEFAULT_DIMENSION = 8
+MAX_QUBITS = 62  # strings are masks in an int64
 MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
 STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
 
@@ -74,6 +76,11 @@ class HSM(ModelHparams):
     missing: Literal["error", "drop_terms"] = Hparam(
         "error", help="features without a value: refused, or their terms are left out of H(x)"
     )
+    sampler: TypedSection | None = Hparam(
+        None,
+        help="many qubits: the sampler of the states of a Pauli model, with phase=True; write --ptf or another after --hsm",
+    )
+    num_samples: int = Hparam(64, ge=2, help="configurations that the sampler draws for every point of a batch")
     loss: LossHparams = Hparam(default_factory=LossHparams, help="as the section loss")
     classes: tuple[str | float, ...] | None = Hparam(None, help="names or values of the classes; filled in from the data")
 
@@ -98,7 +105,10 @@ class HSM(ModelHparams):
 
     def build(self) -> HilbertSpaceModel:
         from qsr.hsm.model import HilbertSpaceModel
+        from qsr.hsm.variational import SampledHilbertSpaceModel
 
+        if self.sampler is not None:
+            return SampledHilbertSpaceModel(self)
         return HilbertSpaceModel(self)
 
     @model_validator(mode="after")
@@ -119,6 +129,8 @@ class HSM(ModelHparams):
             if self.dimension < 1:
                 raise ConfigError(f"hsm.hilbert_space_dims={self.dimension}: Hilbert space dimension must be greater than 0.")
         self._check_energy()
+        if self.sampler is not None:
+            self._check_sampler()
         if self.pauli and self.init == "kmeans":
             raise ConfigError("hsm.init=kmeans: needs hsm_model=general; clusters on a diagonal are no short Pauli strings")
         if self.fluctuation_weight != type(self).model_fields["fluctuation_weight"].default and self.hsm_model != "geometry":
@@ -133,11 +145,13 @@ class HSM(ModelHparams):
             raise ConfigError(f"hsm.qubits_count: missing; hsm_model={self.hsm_model} needs a number of qubits")
         if qubits < 1:
             raise ConfigError(f"hsm.qubits_count={qubits}: Qubits count must be greater than 0.")
-        if qubits > MAX_DENSE_QUBITS:
+        if qubits > MAX_DENSE_QUBITS and self.sampler is None:
             raise ConfigError(
                 f"hsm.qubits_count={qubits}: matrices of 2^{qubits} rows are not diagonalised, at most {MAX_DENSE_QUBITS}; "
-                "see qsr.hsm.variational for more"
+                "write a sampler of the states after --hsm, for example --ptf patch=1 phase=True"
             )
+        if qubits > MAX_QUBITS:
+            raise ConfigError(f"hsm.qubits_count={qubits}: must be at most {MAX_QUBITS}")
         for side in ("input", "output"):
             name = f"{side}_operator_pauli_weight"
             weight = self[name] if self[name] is not None else qubits
@@ -170,6 +184,22 @@ class HSM(ModelHparams):
             raise ConfigError("loss.name=BCELoss: needs predictions between 0 and 1, and <B> is not; use BCEWithLogitsLoss")
         if self.output_operator_count == 1 and self.loss.of_classes:
             raise ConfigError(f"loss.name={self.loss.name}: {self.loss.name} needs at least 2 output operators (one per class)")
+
+    def _check_sampler(self) -> None:
+        sampler: Any = self.sampler
+        if not hasattr(sampler, "check_lattice"):
+            raise ConfigError(f"hsm.sampler={sampler.section}: must be a sampler: --rnn, --ptf or --lptf")
+        if not self.pauli:
+            raise ConfigError(f"hsm.sampler: samples the states of Pauli models, not of hsm_model={self.hsm_model}")
+        if not sampler.phase:
+            raise ConfigError(f"{sampler.section}.phase=False: states of Hilbert-space models have phases; write phase=True")
+        sampler.check_lattice((self.qubits_count, 1))
+        needs = {"method": "gradient", "beta": None, "degenerate": "drop", "predict_mode": "input", "missing": "error"}
+        for name, value in {**needs, "weighted_layer": False}.items():
+            if self[name] != value:
+                raise ConfigError(f"hsm.{name}={self[name]}: must be {value} where a sampler gives the states")
+        if self.loss.name == "GaussianNLLLoss":
+            raise ConfigError("loss.name=GaussianNLLLoss: is not evaluated where a sampler gives the states")
 
     def _check_geometry(self) -> None:
         if self.weighted_layer:

@@ -68,6 +68,18 @@ def states_of(hamiltonians: Tensor, operators: Tensor, beta: float | None = None
     return States(*_MixedState.apply(hamiltonians, operators, beta))
 
 
+def variances(states: States, operators: Tensor) -> Tensor:
+    """(B, T) <B^2> - <B>^2 >= 0 in the states, sum_n p_n |(B_t - <B_t>) n|^2."""
+    vectors = states.vectors
+    occupied = int((states.weights > 0).any(dim=0).sum())  # ground states use the first column only
+    vectors, weights = vectors[..., :occupied], states.weights[:, :occupied]
+    applied = torch.einsum("tij,bjn->btin", operators, vectors)
+    each = torch.einsum("bin,btin->btn", vectors.conj(), applied).real
+    mean = (each * weights[:, None]).sum(dim=-1)
+    off = applied - mean[..., None, None] * vectors[:, None]
+    return (off.abs().square().sum(dim=2) * weights[:, None]).sum(dim=-1)
+
+
 def _ground_level(levels: Tensor) -> Tensor:
     """(B, d) bool: which levels are the ground level."""
     gap = levels - levels[:, :1]

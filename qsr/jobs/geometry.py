@@ -241,7 +241,7 @@ def _draw_cloud(figure: Any, found: GeometryReport) -> None:
     axis = figure.add_subplot(1, 3, 1, projection="3d" if spatial else None)
     axes = leading_axes(found.geometry.cloud, 3 if spatial else 2)
     drawn = axis.scatter(*axes.T, c=distance, s=4, cmap="viridis")
-    figure.colorbar(drawn, ax=axis, shrink=0.7, label="distance |y(x) - x| (standardised)")
+    figure.colorbar(drawn, ax=axis, shrink=0.7, pad=0.18, label="distance |y(x) - x| (standardised)")
     axis.set(xlabel="first", ylabel="second", title="point cloud, principal axes")
     if spatial:
         axis.set_zlabel("third")

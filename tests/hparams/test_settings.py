@@ -55,7 +55,7 @@ def test_the_sources_own_line() -> None:
         ("--train L=50 --ptf", "train.L=50: not a square number; give the lattice with Lx and Ly"),
         ("--train L=50 --ptf --rydberg Lx=5 Ly=5", "train.L=50: rydberg has Lx*Ly = 5*5 = 25 sites"),
         ("--train L=64", "no model: give one of --rnn, --ptf, --lptf"),
-        ("--ptf --rnn", "--rnn: a model is already given (--ptf), and only --lptf takes another inside it"),
+        ("--ptf --rnn", "--rnn: a model is already given (--ptf), and only --lptf and --hsm take another inside"),
         ("--ptf --rydberg --tfim", "--tfim: there is already a hamiltonian section"),
         ("--ptf patch=3x3", "ptf.patch=3x3: does not tile the 8x8 lattice"),
         ("--ptf patch=7", "ptf.patch=7: does not divide the 64 sites"),
