@@ -72,7 +72,8 @@ def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None
         ConfigError: for another number of features, for missing ones (without `missing=drop_terms`) and infinite ones, and
             for a model without targets.
     """
-    features = torch.as_tensor(np.asarray(x), dtype=torch.float64)
+    # A copy: torch warns of arrays that are read-only, and refuses those that run backwards.
+    features = torch.from_numpy(np.array(x, dtype=np.float64, order="C"))
     if features.dim() != 2 or features.shape[1] != model.num_features:
         raise ConfigError(f"data: expected {model.num_features} features, found shape {tuple(features.shape)}")
     if not model.num_outputs:
