@@ -19,6 +19,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, train_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import qsr
@@ -203,6 +204,8 @@ def test_missing_features() -> None:
     holes[RNG.random(X.shape) < 0.1] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         HSMClassifier(**SMALL).fit(holes, CLASSES)
+    taken = [get_tags(HSMClassifier(missing=missing)).input_tags.allow_nan for missing in ("error", "drop_terms")]
+    assert taken == [False, True]
     model = HSMClassifier(**SMALL, missing="drop_terms").fit(holes, CLASSES)
     assert model.score(holes, CLASSES) > 0.8 and np.isfinite(model.transform(holes)).all()
     with pytest.raises(ValueError, match="infinity"):
