@@ -65,7 +65,7 @@ ROWS = (
     Row("breast_cancer", "d=8, kmeans, 30 epochs", {"init": "kmeans", "max_epochs": 30}),
     Row("breast_cancer", "d=8, energy", ENERGY),
     Row("breast_cancer", "d=8, energy, analytic, 40", {**ENERGY, "method": "analytic", "max_epochs": 40}),
-    Row("breast_cancer", "Pauli (4,2), analytic, 12", {**PAULI, "max_epochs": 12, **PAULI_42}),
+    Row("breast_cancer", "Pauli (4,2), analytic, 12", {**PAULI, "max_epochs": 12, "target_scale": 4, **PAULI_42}),
     Row("wine", "d=8", {}, 0.94),
     Row("iris", "d=4, 100 epochs", {"hilbert_space_dims": 4, "max_epochs": 100}, 0.93),
     Row("digits", "d=16, 25 epochs", {"hilbert_space_dims": 16, "max_epochs": 25}, 0.95, 2),

@@ -31,6 +31,7 @@ from qsr.training.trainer import Interrupted
 _OF_HSM = (
     *("hsm_model", "hilbert_space_dims", "qubits_count", "input_operator_pauli_weight", "output_operator_pauli_weight", "beta"),
     *("complex", "weighted_layer", "energy_form", "init", "init_scale", "standardize", "missing", "method"),
+    "target_scale",
 )
 _OF_TRAIN = ("max_epochs", "lr", "device", "precision")
 _STOPPING = {"patience": 10, "restore_best_weights": True}  # early_stopping=True
@@ -60,6 +61,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         standardize: str = "auto",
         missing: str = "error",
         method: str = "gradient",
+        target_scale: float | None = None,
         loss: str | Mapping[str, Any] = "auto",
         max_epochs: int = 60,
         batch_size: int = 64,
@@ -88,6 +90,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.standardize = standardize
         self.missing = missing
         self.method = method
+        self.target_scale = target_scale
         self.loss = loss
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -267,7 +270,7 @@ class HSMClassifier(ClassifierMixin, _Estimator):
     bounds, and are checked in `fit`.
 
     Args:
-        hsm_model, ... method: as in the section hsm; hilbert_space_dims None: 8.
+        hsm_model, ... target_scale: as in the section hsm; hilbert_space_dims None: 8.
         loss, optimizer, scheduler: name of a class of torch, or the settings of the section: {"name": "SGD", "kwargs": {...}}.
             Of optimizers None is AdamW, for `HSMRegressor` with a weight decay of 1; of schedulers none.
         max_epochs: passes over the training data.
