@@ -291,7 +291,7 @@ def test_the_global_generator_is_seeded_as_torch_does(monkeypatch: pytest.Monkey
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2**62 + 5)
         expected = torch.rand(3)
-        monkeypatch.setattr(torch.cuda, "_lazy_call", lambda *_, **__: pytest.fail("a seed was queued for a device not in use"))
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("a seed was queued for a device not in use"))
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
         seed_global(2**62 + 5)
         assert torch.equal(torch.rand(3), expected)
