@@ -281,8 +281,8 @@ class HSMClassifier(ClassifierMixin, _Estimator):
             settings of the section.
         validation_fraction: share of the data that is held back for that.
         random_state: of first weights and order; None: another one at every fit. Global generators are left alone.
-        device: as in the section train; small matrices gain nothing from a GPU.
-        precision: as in the section train.
+        device: as in the section train; the CPU, unless another is named.
+        precision: as in the section train; in float64, the default, a prediction does not depend on the other rows.
         verbose: show a bar on stderr.
 
     Attributes:
