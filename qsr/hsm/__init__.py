@@ -1,6 +1,9 @@
 """Hilbert-space models of tables: H(x) = 1/2 sum_k (A_k - x_k)^2, and predictions from its ground state."""
 
-from typing import Any
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from qsr.hparams.registry import resolve
 from qsr.hsm.geometry import Geometry as Geometry
@@ -26,11 +29,27 @@ from qsr.hsm.predictions import Predictions as Predictions
 from qsr.hsm.predictions import predict as predict
 from qsr.hsm.settings import HSM as HSM
 
-# What stands above this package, or needs an extra: imported when asked for.
-_LATE = {"ExperimentClient": "qsr.jobs.experiments:ExperimentClient"}
+if TYPE_CHECKING:
+    from qsr.hsm.estimators import HSMClassifier as HSMClassifier
+    from qsr.hsm.estimators import HSMRegressor as HSMRegressor
+
+_ESTIMATORS = ("HSMClassifier", "HSMRegressor")
+_ABOVE = {"ExperimentClient": "qsr.jobs.experiments:ExperimentClient"}  # where it stands, above this package
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return resolve(_LATE[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is imported when it is asked for: the estimators, which need scikit-learn, and the experiment client.
+
+    Raises:
+        ImportError: if scikit-learn is not there.
+    """
+    if name in _ABOVE:
+        return resolve(_ABOVE[name])
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module("qsr.hsm.estimators"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "sklearn":
+            raise
+        raise ImportError(f"qsr.hsm.{name}: needs scikit-learn: pip install 'qsr[hsm]'") from None

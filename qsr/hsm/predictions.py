@@ -15,6 +15,7 @@ from torch import Tensor
 
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
+from qsr.hsm.settings import STANDARDISED
 from qsr.hsm.start import check_features
 
 PREDICT_BYTES = 256 * 2**20  # for the Hamiltonians of the points that are worked on at once
@@ -70,7 +71,9 @@ def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None
         ConfigError: for another number of features, for missing ones (without `missing=drop_terms`) and infinite ones, and
             for a model without targets.
     """
-    features = x.detach().double().cpu() if isinstance(x, Tensor) else torch.tensor(np.asarray(x, dtype=np.float64))
+    # A copy: torch warns of arrays that are read-only, and refuses those that run backwards.
+    numbers = x.detach().cpu() if isinstance(x, Tensor) else x
+    features = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
     if features.dim() != 2 or features.shape[1] != model.num_features:
         raise ConfigError(f"data: expected {model.num_features} features, found shape {tuple(features.shape)}")
     if not model.num_outputs:
@@ -90,12 +93,16 @@ def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None
 
 
 def class_probabilities(model: HilbertSpaceModel, values: Tensor) -> Tensor:
-    """(S, C) from expectation values (S, C): softmax where the loss is made of that, else shares of what is positive."""
-    if not model.thparams.full_energy:
-        return values.softmax(dim=1)
+    """(S, C) from expectation values (S, C), the largest for the largest of them: softmax where the loss is made of that.
+
+    For values that are trained to be 0 or 1 (fullenergy, losses of differences): shares of what is positive, if anything is.
+    """
+    softmax = values.softmax(dim=1)
+    if not (model.thparams.full_energy or model.thparams.loss.name in STANDARDISED):
+        return softmax
     positive = values.clamp_min(0.0)
     total = positive.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, positive / total.clamp_min(torch.finfo(total.dtype).tiny), 1.0 / values.shape[1])
+    return torch.where(total > 0, positive / total.clamp_min(torch.finfo(total.dtype).tiny), softmax)
 
 
 @torch.no_grad()

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from qsr.hparams import ConfigError, RunSettings
-from qsr.hparams.imports import dotted_name
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run, Section, given_sections, logged, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
-from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Supervised, Trainer
+from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
-from qsr.training.fitting import matmul_precision, objective_of, source, stage_of
+from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
-from qsr.training.random import derived_seed
-from qsr.training.stopping import watched, weights_name
 
 logger = logging.getLogger(__name__)
 
@@ -88,78 +83,20 @@ def start_fit(
     callbacks: Sequence[Callback] = (),
 ) -> Run:
     """A new run; the model and the data are made from their settings if they are not there."""
-    data = data_of(settings) if data is None else data
-    objective = objective_of(settings, data)
-    settings = fitted(settings, data, objective)
-    model = new_model(settings) if model is None else placed(model, settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "prepare"))
-        model.prepare_fit(objective.training.batches(0, 0))
-    check_monitors(settings, model, objective)
-    model.configure_update(settings, stage_of(settings, objective))  # may refuse its arguments: before there is a directory
-    directory = RunDirectory.claim(settings)
+    started = started_fit(settings, data_of(settings) if data is None else data, model)
+    stage = stage_of(started.settings, started.objective)
+    started.model.configure_update(started.settings, stage)  # may refuse its arguments: before there is a directory
+    directory = RunDirectory.claim(started.settings)
     if directory is None:
-        return _run(settings, model, objective, None, progress, False, callbacks)
+        return _run(started, None, progress, False, callbacks)
     with directory.lock():
-        return _run(settings, model, objective, directory, progress, False, callbacks)
-
-
-def fitted(settings: RunSettings, data: Any, objective: Supervised) -> RunSettings:
-    """The settings with what only the data can tell.
-
-    Raises:
-        ConfigError: for data that do not fit the model's settings.
-    """
-    with torch.random.fork_rng(devices=[]):
-        model = settings.model.fitted(data, next(iter(objective.training.batches(0, 0))))
-    own = data.thparams if isinstance(data, PyTorchData) else settings.data
-    return replace(settings, model=model, data=own)
-
-
-def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervised) -> None:
-    """Whether what is watched will be there, by an evaluation of one batch.
-
-    Raises:
-        ConfigError: naming the setting that asks for something else.
-    """
-    evaluated = objective.validation is not None and settings.train.check_val_every_n_epoch <= settings.train.max_epochs
-    watching = {"early_stopping": settings.early_stopping}
-    if settings.scheduler.name == "ReduceLROnPlateau":
-        watching["scheduler"] = settings.scheduler
-    if evaluated and settings.checkpoint.monitor is not None:
-        watching["checkpoint"] = settings.checkpoint
-    with torch.random.fork_rng(devices=[]):
-        names = objective.evaluate(model, objective.validation or objective.training, "validation", batches=1)
-    metrics = names if evaluated else {}
-    metrics = {**metrics, **{name.replace("validation/", "training/"): 0.0 for name in names}}
-    for name, section in watching.items():
-        if section is None:
-            continue
-        if section.monitor.startswith("validation/") and not evaluated:
-            raise ConfigError(f"{name}.monitor={section.monitor}: there is never an evaluation on validation data in this run")
-        watched(metrics, section.monitor, name)
-    weights_name(settings.checkpoint.filename, 0, 0, metrics)
+        return _run(started, directory, progress, False, callbacks)
 
 
 def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run; the directory must be locked."""
     objective = objective_of(settings, data_of(settings) if data is None else data)
-    return _run(settings, new_model(settings), objective, directory, progress, True, callbacks)
-
-
-def new_model(settings: RunSettings) -> Model[Any]:
-    """The model of the settings with its initial weights, drawn from the run's seed alone, on the run's device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
-        return placed(settings.model.build(), settings)
-
-
-def placed(model: Model[Any], settings: RunSettings) -> Model[Any]:
-    """The model on the run's device, with the resolved settings."""
-    model.thparams = settings.model
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"model: {dotted_name(type(model))} has no parameters to train")
-    return model.to(find_device(settings.train.device), getattr(torch, settings.train.number_format))
+    return _run(StartedFit(settings, new_model(settings), objective), directory, progress, True, callbacks)
 
 
 def data_of(settings: RunSettings) -> PyTorchData[Any]:
@@ -176,15 +113,8 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     return found
 
 
-def _run(
-    settings: RunSettings,
-    model: Model[Any],
-    objective: Supervised,
-    directory: RunDirectory | None,
-    progress: bool,
-    resume: bool,
-    watching: Sequence[Callback],
-) -> Run:
+def _run(started: StartedFit, directory: RunDirectory | None, progress: bool, resume: bool, watching: Sequence[Callback]) -> Run:
+    settings, model, objective = started.settings, started.model, started.objective
     keep_freed_memory()
     stage = stage_of(settings, objective)
     callbacks: list[Callback] = [] if directory is None else [HistoryWriter(directory.history)]

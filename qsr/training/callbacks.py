@@ -56,17 +56,28 @@ class HistoryWriter(Callback):
 
 
 class EpochMetrics(Callback):
-    """Keeps the metrics of the last epoch.
+    """Keeps the metrics of every epoch.
 
     Attributes:
-        last: by name.
+        epochs: by name, one after the other; cut back when the run goes back to a checkpoint.
     """
 
     def __init__(self) -> None:
-        self.last: Metrics = {}
+        self.epochs: list[Metrics] = []
+
+    @property
+    def last(self) -> Metrics:
+        """Of the last epoch."""
+        return self.epochs[-1] if self.epochs else {}
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        self.last = dict(metrics)
+        self.epochs.append(dict(metrics))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        del self.epochs[state["epochs"] :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": len(self.epochs)}
 
 
 def columns(metrics: Metrics) -> Metrics:

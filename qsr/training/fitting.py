@@ -1,26 +1,117 @@
-"""What a fit of a model on data is made of: the objective, the stage, and a quick fit in memory."""
+"""What a fit of a model on data is made of: the start that every fit has, the objective, the stage, and fits in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.imports import dotted_name
 from qsr.training.callbacks import EpochMetrics, ProgressBar
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.model import Model
 from qsr.training.protocols import Callback
+from qsr.training.random import derived_seed
 from qsr.training.schedule import Stage
+from qsr.training.stopping import watched, weights_name
 from qsr.training.supervised import BatchSource, DatasetSource, LoaderSource, Supervised
 from qsr.training.trainer import Trainer
 from qsr.training.update import TorchUpdate
 
 DEVICES = {"gpu": "cuda"}  # other words for them
 PRECISIONS = {"32": "float32", "64": "float64", "16": "bf16", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class StartedFit:
+    """All that a fit needs before its first step.
+
+    Attributes:
+        settings: resolved, with what only the data can tell.
+        model: with its first weights, on its device; it has seen the training data (`Model.prepare_fit`).
+        objective: the batches and the loss.
+    """
+
+    settings: RunSettings
+    model: Model[Any]
+    objective: Supervised
+
+
+def started_fit(settings: RunSettings, data: Any, model: Model[Any] | None = None) -> StartedFit:
+    """The start of a new fit.
+
+    Args:
+        data: a `PyTorchData`, or (training, validation) data sets or loaders.
+        model: trained in place; None: a new one is made from the settings.
+
+    Raises:
+        ConfigError: for data that cannot be trained on, and settings that do not fit them.
+    """
+    objective = objective_of(settings, data)
+    settings = fitted(settings, data, objective)
+    model = new_model(settings) if model is None else placed(model, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "prepare"))
+        model.prepare_fit(objective.training.batches(0, 0))
+    check_monitors(settings, model, objective)
+    return StartedFit(settings, model, objective)
+
+
+def fitted(settings: RunSettings, data: Any, objective: Supervised) -> RunSettings:
+    """The settings with what only the data can tell.
+
+    Raises:
+        ConfigError: for data that do not fit the model's settings.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = settings.model.fitted(data, next(iter(objective.training.batches(0, 0))))
+    own = data.thparams if isinstance(data, PyTorchData) else settings.data
+    return replace(settings, model=model, data=own)
+
+
+def new_model(settings: RunSettings) -> Model[Any]:
+    """The model of the settings with its initial weights, drawn from the run's seed alone, on the run's device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
+        return placed(settings.model.build(), settings)
+
+
+def placed(model: Model[Any], settings: RunSettings) -> Model[Any]:
+    """The model on the run's device, with the resolved settings."""
+    model.thparams = settings.model
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"model: {dotted_name(type(model))} has no parameters to train")
+    return model.to(find_device(settings.train.device), getattr(torch, settings.train.number_format))
+
+
+def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervised) -> None:
+    """Whether what is watched will be there, by an evaluation of one batch.
+
+    Raises:
+        ConfigError: naming the setting that asks for something else.
+    """
+    evaluated = objective.validation is not None and settings.train.check_val_every_n_epoch <= settings.train.max_epochs
+    watching = {"early_stopping": settings.early_stopping}
+    if settings.scheduler.name == "ReduceLROnPlateau":
+        watching["scheduler"] = settings.scheduler
+    if evaluated and settings.checkpoint.monitor is not None:
+        watching["checkpoint"] = settings.checkpoint
+    with torch.random.fork_rng(devices=[]):
+        names = objective.evaluate(model, objective.validation or objective.training, "validation", batches=1)
+    metrics = names if evaluated else {}
+    metrics = {**metrics, **{name.replace("validation/", "training/"): 0.0 for name in names}}
+    for name, section in watching.items():
+        if section is None:
+            continue
+        if section.monitor.startswith("validation/") and not evaluated:
+            raise ConfigError(f"{name}.monitor={section.monitor}: there is never an evaluation on validation data in this run")
+        watched(metrics, section.monitor, name)
+    weights_name(settings.checkpoint.filename, 0, 0, metrics)
 
 
 def source(data: Any, loader: DataLoaderHparams, seed: int, training: bool) -> BatchSource:
@@ -74,6 +165,20 @@ def matmul_precision(name: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def train_in_memory(started: StartedFit, callbacks: Sequence[Callback]) -> None:
+    """Train to the end; nothing is written, and the model is in evaluation mode then.
+
+    Args:
+        callbacks: beside those of `Model.configure_callbacks`.
+    """
+    settings, model, objective = started.settings, started.model, started.objective
+    stage = stage_of(settings, objective)
+    watching = [*model.configure_callbacks(), *callbacks]
+    rule = model.configure_update(settings, stage)
+    with matmul_precision(settings.model.matmul_precision):
+        Trainer(model, objective, rule, watching, settings, None, stage).fit()
 
 
 def fit_in_memory(

@@ -16,7 +16,7 @@ from qsr.hparams import ConfigError
 from qsr.training.data import DataLoaderHparams, TensorRows
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics
-from qsr.training.random import derived_seed, generator_for
+from qsr.training.random import derived_seed, generator_for, seed_global
 
 
 class BatchSource(Protocol):
@@ -74,7 +74,7 @@ class _Seeded(Dataset[Any]):
         self.dataset, self.seed, self.epoch = dataset, seed, epoch
 
     def __getitem__(self, index: int) -> Any:
-        torch.manual_seed(derived_seed(self.seed, "data", self.epoch, index))
+        seed_global(derived_seed(self.seed, "data", self.epoch, index))
         return self.dataset[index]
 
 
@@ -90,7 +90,7 @@ class LoaderSource:
         return len(self.loader)
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
-        torch.manual_seed(derived_seed(self.seed, "order", epoch))
+        seed_global(derived_seed(self.seed, "order", epoch))
         batches = iter(self.loader)
         # A sampler draws its order when the first batch is asked for: now, and not after other draws.
         return islice(chain(list(islice(batches, 1)), batches), first, None)
@@ -145,7 +145,7 @@ class Supervised:
     def prepare(self, model: Model[Any], keys: Sequence[BatchKey]) -> tuple[list[DataBatch], Metrics]:
         found = []
         for key in keys:
-            torch.manual_seed(derived_seed(key.seed, "data", key.step, key.minibatch))  # for loaders of a user's own
+            seed_global(derived_seed(key.seed, "data", key.step, key.minibatch))  # for loaders of a user's own
             found.append(moved(next(self._waiting), model))
         sizes = [batch_size(data) for data in found]
         return [DataBatch(k, data, size, size / sum(sizes)) for k, data, size in zip(keys, found, sizes, strict=True)], {}

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import qsr
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory, read_run, same_history
-from qsr.training import Callback, DataHparams, EarlyStoppingHparams, PyTorchData, Trainer
+from qsr.training import Callback, DataHparams, EarlyStoppingHparams, EpochMetrics, PyTorchData, Trainer
+from qsr.training.random import seed_global
 from tests.training.lines import Line, Points, points
 
 
@@ -273,3 +274,24 @@ def test_refused_before_there_is_a_directory(tmp_path: Path, data: str, settings
     with pytest.raises(ConfigError, match=problem):
         qsr.fit(Line({}), parts, train, **settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_metrics_of_every_epoch_are_cut_back_with_the_run() -> None:
+    metrics = EpochMetrics()
+    assert metrics.last == {}
+    for loss in (3.0, 2.0):
+        metrics.on_validation_end(None, {"training/loss": loss})  # type: ignore[arg-type]
+    saved = metrics.state_dict()
+    metrics.on_validation_end(None, {"training/loss": 9.0})  # type: ignore[arg-type]
+    metrics.load_state_dict(saved)
+    assert metrics.epochs == [{"training/loss": 3.0}, {"training/loss": 2.0}] and metrics.last == {"training/loss": 2.0}
+
+
+def test_the_global_generator_is_seeded_as_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2**62 + 5)
+        expected = torch.rand(3)
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("a seed was queued for a device not in use"))
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+        seed_global(2**62 + 5)
+        assert torch.equal(torch.rand(3), expected)
