@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin
 from sklearn.utils import Tags
@@ -18,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hsm.model import HilbertSpaceModel
-from qsr.hsm.predictions import PREDICT_BYTES, Predictions, predict
+from qsr.hsm.overlaps import transform
+from qsr.hsm.predictions import Predictions, predict
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.training.callbacks import EpochMetrics, ProgressBar
 from qsr.training.device import find_device
@@ -207,20 +207,9 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         features = self._features(X)
         return predict(self.model_, features)
 
-    @torch.no_grad()
     def _states(self, X: Any) -> NDArray[Any]:
-        """(S, d) ground states with the phase of `transform`, in chunks that fit a fixed memory."""
-        features, model = torch.from_numpy(np.array(self._features(X), order="C")), self.model_
-        if model.thparams.beta is not None:
-            raise ConfigError(f"hsm.beta={model.thparams.beta:g}: a model of thermal states; ground states are needed here")
-        chunks = features.to(model.x_mean.device).split(max(1, PREDICT_BYTES // model.memory_bytes))
-        made = model.operators()
-        states = torch.cat([model.states(model.scaled_inputs(chunk), made).ground for chunk in chunks])
-        sizes = states.abs()
-        # The first of those that are equal but for rounding, which must not choose between them.
-        largest = (sizes >= (1 - 1e-6) * sizes.amax(dim=1, keepdim=True)).int().argmax(dim=1, keepdim=True)
-        states = states * (states.gather(1, largest).conj() / sizes.gather(1, largest))
-        return np.asarray(states.cpu().numpy(), dtype=np.complex128 if states.is_complex() else np.float64)
+        """(S, d) ground states with the phase of `qsr.hsm.transform`."""
+        return np.asarray(transform(self.model_, self._features(X)).cpu().numpy())
 
     # --- runs -------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from qsr.hparams import ConfigError
-from qsr.hsm.overlaps import double_operators, feature_rows, scaled
+from qsr.hsm.overlaps import double_operators, ground_state_rows, scaled
 from qsr.hsm.states import States
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def matrix_geometry(model: HilbertSpaceModel, x: Tensor, memory_bytes: int = MEM
     Raises:
         ConfigError: for a model of thermal states, and for x of another width.
     """
-    x = feature_rows(model, x)
+    x = ground_state_rows(model, x)
     made = double_operators(model)
     size = max(1, memory_bytes // _bytes_of_point(*made.inputs.shape[:2]))
     parts = [_of_chunk(model, chunk, made) for chunk in x.split(size)]

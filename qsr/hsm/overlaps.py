@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from qsr.hparams import ConfigError
-from qsr.hsm.start import check_features
+from qsr.hsm.start import feature_rows
 
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel, Operators
 
+CHUNK_BYTES = 256 * 2**20  # for the Hamiltonians of the points that are worked on at once
 TIES = 1e-6  # components that differ by less than this share count as equally large: rounding must not choose between them
 
 
@@ -26,8 +27,10 @@ def transform(model: HilbertSpaceModel, x: Any) -> Tensor:
     Raises:
         ConfigError: for a model of thermal states, and for x of another width.
     """
-    rows = feature_rows(model, x)
-    return with_fixed_phase(model.states(scaled(model, rows), double_operators(model)).ground)
+    points = scaled(model, ground_state_rows(model, x))
+    made = double_operators(model)
+    chunks = points.split(max(1, CHUNK_BYTES // (2 * model.memory_bytes)))  # twice: of double precision
+    return with_fixed_phase(torch.cat([model.states(chunk, made).ground for chunk in chunks]))
 
 
 @torch.no_grad()
@@ -55,7 +58,7 @@ def with_fixed_phase(states: Tensor) -> Tensor:
 # ---- states in double precision --------------------------------------------------------------------------------------
 
 
-def feature_rows(model: HilbertSpaceModel, x: Any) -> Tensor:
+def ground_state_rows(model: HilbertSpaceModel, x: Any) -> Tensor:
     """x as (B, K) float64 on the model's device.
 
     Raises:
@@ -63,11 +66,7 @@ def feature_rows(model: HilbertSpaceModel, x: Any) -> Tensor:
     """
     if model.thparams.beta is not None:
         raise ConfigError(f"hsm.beta={model.thparams.beta:g}: a model of thermal states; ground states (no beta) are needed here")
-    rows = torch.as_tensor(x).to(model.x_mean)
-    if rows.dim() != 2 or rows.shape[1] != model.num_features:
-        raise ConfigError(f"x: expected (points, {model.num_features}) features, found shape {tuple(rows.shape)}")
-    check_features(model, rows)
-    return rows
+    return feature_rows(model, x)
 
 
 def scaled(model: HilbertSpaceModel, x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.settings import STANDARDISED
-from qsr.hsm.start import check_features
+from qsr.hsm.start import feature_rows
 
 PREDICT_BYTES = 256 * 2**20  # for the Hamiltonians of the points that are worked on at once
 
@@ -71,16 +71,11 @@ def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None
         ConfigError: for another number of features, for missing ones (without `missing=drop_terms`) and infinite ones, and
             for a model without targets.
     """
-    # A copy: torch warns of arrays that are read-only, and refuses those that run backwards.
-    numbers = x.detach().cpu() if isinstance(x, Tensor) else x
-    features = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
-    if features.dim() != 2 or features.shape[1] != model.num_features:
-        raise ConfigError(f"data: expected {model.num_features} features, found shape {tuple(features.shape)}")
     if not model.num_outputs:
         raise ConfigError(f"hsm.hsm_model={model.thparams.hsm_model}: has no targets to predict; see qsr hsm geometry")
-    check_features(model, features, tuple(names) if names is not None else None)
+    features = feature_rows(model, x, names)
     rows = max(1, PREDICT_BYTES // model.memory_bytes)
-    parts = [_chunk(model, chunk.to(model.x_mean.device)) for chunk in features.split(rows)]
+    parts = [_chunk(model, chunk) for chunk in features.split(rows)]
     values, deviations, energy = (torch.cat(column).double().cpu() for column in zip(*parts, strict=True))
     settings = model.thparams
     one_class_each = settings.classes is not None or settings.loss.of_classes

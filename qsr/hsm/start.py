@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,20 @@ def check_features(model: HilbertSpaceModel, x: Tensor, names: tuple[str, ...] |
         name = f"'{names[column]}'" if names else f"number {column}"
         hint = "; missing=drop_terms leaves its term out" if torch.isnan(x[row, column]) else ""
         raise ConfigError(f"data: feature {name} of row {row + 1} is {x[row, column].item():g}, expected a number{hint}")
+
+
+def feature_rows(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Tensor:
+    """x as (S, K) float64 on the model's device; a copy of arrays, which may be read-only or run backwards.
+
+    Raises:
+        ConfigError: for another shape, and as `check_features`.
+    """
+    numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+    rows = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
+    if rows.dim() != 2 or rows.shape[1] != model.num_features:
+        raise ConfigError(f"data: expected {model.num_features} features for each point, found shape {tuple(rows.shape)}")
+    check_features(model, rows, tuple(names) if names is not None else None)
+    return rows.to(model.x_mean.device)
 
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -287,5 +287,5 @@ def test_features_without_a_value_are_put_on_the_cloud() -> None:
     assert float(found.bias[2]) == pytest.approx(float((found.cloud[2, seen] - x[2, seen]).square().mean()))
     with pytest.raises(ConfigError, match="missing=drop_terms"):
         matrix_geometry(model_of(random_operators(3, 4)), x)
-    with pytest.raises(ConfigError, match=r"x: expected \(points, 3\) features, found shape \(5, 2\)"):
+    with pytest.raises(ConfigError, match=r"data: expected 3 features for each point, found shape \(5, 2\)"):
         matrix_geometry(model, x[:, :2])
