@@ -18,14 +18,14 @@ COMMANDS = [line for kind, text in BLOCKS for line in text.splitlines() if not k
 
 
 def test_the_readme_shows_all_commands() -> None:
-    assert {line.split()[1] for line in COMMANDS} == {"train", "load", "finetune", "transfer", "exact", "plot"}
+    assert {line.split()[1] for line in COMMANDS} == {"train", "load", "finetune", "transfer", "exact", "plot", "hsm"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_name_real_settings_and_runs(line: str) -> None:
     """Each line up to the start of its work (the work itself, shortened, is in tests/cli)."""
     _, command, *words = shlex.split(line)
-    if words[0] == "--resume":
+    if words[0] == "--resume" or "RUN" in words:
         return
     if command in ("load", "plot", "finetune", "transfer"):
         stored = read_run(ROOT / words.pop(0))
@@ -41,6 +41,9 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
     else:
         preset = words[1] if words[0] == "--preset" else None
         settings = RunSettings.from_tree(parse_sections(words[2:] if preset else words), preset)
+        if settings.on_data:
+            assert (ROOT / settings.data.file).is_file()  # run in tests/hsm/test_page.py
+            return
         assert settings.train.L == (256 if "16x16" in line else 3 if "--pauli" in line else 64)
 
 
