@@ -142,7 +142,10 @@ def main() -> None:
         return
     import torch
 
+    from qsr.jobs.allocator import keep_freed_memory
+
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as every training does
     rows = []
     print(f"{'B':>4} {'K':>4} {'d':>4} {'':8} {'way':9} {'ms':>8} {'IQR':>7} {'plain/way':>9} {'peak MiB':>9} {'error':>8}")
     for case in CASES[:1] if arguments.quick else CASES:
