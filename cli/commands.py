@@ -80,6 +80,8 @@ def terminal() -> Iterator[bool]:
 def allowing(settings: RunSettings) -> str:
     """The option without which another process may not load a run on data."""
     named = [section and section.module_name for section in (settings.model, settings.data)]
+    loss = getattr(settings.model, "loss", None)
+    named.append(loss.name if loss is not None and "." in loss.name else None)
     modules = dict.fromkeys(name.rpartition(".")[0] for name in named if name)
     return "".join(f" --allow-import {module}" for module in modules)
 

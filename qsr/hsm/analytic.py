@@ -12,7 +12,7 @@ from qsr.hamiltonians.base import configurations
 from qsr.hamiltonians.pauli import PauliBasis
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hsm.states import States
-from qsr.training.protocols import BatchKey, Metrics, Objective
+from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.schedule import Stage
 
 if TYPE_CHECKING:
@@ -35,10 +35,16 @@ class ClosedForm:
     def __init__(self, model: HilbertSpaceModel, settings: RunSettings, stage: Stage) -> None:
         if settings.model.missing != "error":
             raise ConfigError(f"hsm.missing={settings.model.missing}: not with method=analytic, which needs every feature")
+        for name, given in (
+            ("scheduler", settings.scheduler.name != "none"),
+            ("gradient_clipping", settings.gradient_clipping.max_norm is not None),
+        ):
+            if given:
+                raise ConfigError(f"{name}: has no effect with hsm.method=analytic, which follows no gradient")
         self.model = model
         self._empty()
 
-    def update(self, model: nn.Module, objective: Objective, keys: Sequence[BatchKey]) -> Metrics:
+    def update(self, model: nn.Module, objective: Any, keys: Sequence[BatchKey]) -> Metrics:
         model.train()
         batches, metrics = objective.prepare(model, keys)
         self.model.watch_states = self._gather
@@ -46,6 +52,8 @@ class ClosedForm:
             found = [objective.loss(model, batch)[1] for batch in batches]
         finally:
             self.model.watch_states = None
+        if (keys[-1].step + 1) % objective.steps_per_epoch == 0:  # before the epoch is evaluated
+            self._solve()
         return {**metrics, **objective.summarise(found), "gradient_norm": 0.0, "lr": self.rate}
 
     def _gather(self, points: Tensor, states: States) -> None:
@@ -53,8 +61,11 @@ class ClosedForm:
         self.occupation += torch.einsum("bi,bj->ij", psi, psi.conj())
         self.moments += torch.einsum("bk,bi,bj->kij", points.to(psi.dtype), psi, psi.conj())
 
-    @torch.no_grad()
     def end_epoch(self, metrics: Metrics) -> None:
+        """The last step of the epoch has changed the operators."""
+
+    @torch.no_grad()
+    def _solve(self) -> None:
         model = self.model
         for side, moments in zip(("input", "output"), self.moments.split([model.num_features, model.num_outputs]), strict=True):
             basis = model.bases.get(side)

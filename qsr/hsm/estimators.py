@@ -137,13 +137,13 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             ConfigError: for those that cannot be run.
         """
         held = self.validation_fraction if self.early_stopping else 0.0
-        data = {"targets": targets, "labels": self.labels, "split": (1 - held, held), "seed": seed}
+        data = {"targets": targets, "labels": self.labels or None, "split": (1 - held, held), "seed": seed}
         tree: dict[str, Any] = {
             "model": {"type": "hsm", **{name: getattr(self, name) for name in _OF_HSM}, "checkpoint": None},
             "train": {**{name: getattr(self, name) for name in _OF_TRAIN}, "seed": seed, "dir": NO_OUTPUT},
             "data": {**data, "batch_size": self.batch_size},
-            "gradient_clipping": {"max_norm": self.max_norm},
-            **{name: _section(getattr(self, name)) for name in ("loss", "scheduler")},
+            "loss": _section(self.loss),
+            **self._of_gradients(),
             "optimizer": self.own_optimizer if self.optimizer is None else _section(self.optimizer),
         }
         if self.early_stopping:
@@ -152,6 +152,12 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if settings.model.loss.of_classes and not self.labels:
             raise ConfigError(f"loss.name={settings.model.loss.name}: is for classes; use HSMClassifier")
         return settings
+
+    def _of_gradients(self) -> dict[str, Any]:
+        """Sections that mean nothing for a closed form."""
+        if self.method == "analytic":
+            return {}
+        return {"gradient_clipping": {"max_norm": self.max_norm}, "scheduler": _section(self.scheduler)}
 
     # --- using ------------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,8 @@ class SchedulerConfig(Hparams):
             logger.warning("scheduler_config.interval=step: ReduceLROnPlateau looks at evaluations; stepped by epochs")
         params = dict(self.params)
         monitor = params.pop("monitor", "val_loss")
+        if not isinstance(monitor, str):
+            raise ConfigError(f"scheduler_config.params.monitor={monitor!r}: must be the name of a metric")
         mode = "max" if monitor.rpartition("_")[2] in _LARGER_IS_BETTER else "min"
         return {"name": self.type, "kwargs": {"mode": mode, **params}, "interval": "epoch", "monitor": monitor}
 
@@ -111,7 +113,7 @@ class EarlyStoppingConfig(Hparams):
         """The section `early_stopping` of a run."""
         if self.patience < 1:
             raise ConfigError(f"early_stopping_config.patience={self.patience}: must be at least 1")
-        return self.model_dump()
+        return {**self.model_dump(), "check_finite": False}  # a loss that is not finite is never the best
 
 
 class GradientClippingConfig(Hparams):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qsr.hamiltonians.pauli import PauliBasis, pauli_strings
 from qsr.hparams import ConfigError, RunSettings
-from qsr.hsm.metrics import class_metrics, finished, regression_metrics
+from qsr.hsm.metrics import finished
 from qsr.hsm.operators import (
     error_hamiltonian,
     half_norm,
@@ -21,6 +21,8 @@ from qsr.hsm.operators import (
     parameters_of,
     random_parameters,
 )
+from qsr.hsm.rows import check_rows
+from qsr.hsm.scores import loss_of, prediction_metrics, state_metrics
 from qsr.hsm.settings import HSM, STANDARDISED
 from qsr.hsm.states import States, states_of, variances
 from qsr.training.model import Model
@@ -29,7 +31,7 @@ from qsr.training.schedule import Stage
 
 SELF_CONSISTENT = (1e-6, 50)  # largest change of a standardised prediction at the end, and most iterations
 CLUSTER_NOISE = 0.05  # off-diagonal elements next to clusters on the diagonal, where they would stay zero for ever
-_SCALER = ("x_mean", "x_scale", "y_mean", "y_scale")
+_SCALER = ("x_mean", "x_scale", "y_mean", "y_scale", "y_center")
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,16 @@ class HilbertSpaceModel(Model[HSM]):
         if settings.weighted_layer:
             self.input_weights = nn.Parameter(torch.ones(self.num_features))
         self.loss_function = nn.Identity() if unsupervised or settings.loss.name == "auto" else settings.loss.build()
-        for name, size in zip(_SCALER, 2 * [self.num_features] + 2 * [self.num_outputs], strict=True):
-            start = torch.zeros if name.endswith("mean") else torch.ones
+        for name in _SCALER:
+            start = torch.ones if name.endswith("scale") else torch.zeros
+            size = self.num_features if name.startswith("x") else self.num_outputs
             self.register_buffer(name, start(size, dtype=torch.float64))
 
     x_mean: Tensor
     x_scale: Tensor
     y_mean: Tensor
     y_scale: Tensor
+    y_center: Tensor  # mean of the targets as they are standardised: sums of squares are taken around it
 
     def _add_operators(self, side: str, count: int, scale: float) -> None:
         settings = self.thparams
@@ -167,15 +171,16 @@ class HilbertSpaceModel(Model[HSM]):
     def scaled_inputs(self, x: Tensor) -> Tensor:
         """(B, K) standardised (and weighted) features, in the number format of the operators."""
         scaled = ((x.double() - self.x_mean) / self.x_scale).to(self.dtype)
-        return scaled * self.input_weights if self.thparams.weighted_layer else scaled
+        if not self.thparams.weighted_layer:
+            return scaled
+        missing = torch.isnan(scaled)  # kept out of the product: its gradient would be 0 * NaN
+        return (scaled.masked_fill(missing, 0.0) * self.input_weights).masked_fill(missing, torch.nan)
 
-    def scaled_targets(self, y: Tensor) -> Tensor:
-        """(B, T) standardised targets; for classes 1 in the column of the class."""
-        settings = self.thparams
-        if settings.classes is not None:
-            return nn.functional.one_hot(self.class_numbers(y), self.num_outputs).to(self.dtype)
-        y = y.view(len(y), -1)
-        return ((y.double() - self.y_mean) / self.y_scale).to(self.dtype)
+    def scaled_targets(self, y: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(B, T) standardised targets, in the number format of the operators or another; for classes 1 in the class's column."""
+        if self.thparams.classes is not None:
+            return nn.functional.one_hot(self.class_numbers(y), self.num_outputs).to(dtype or self.dtype)
+        return ((y.view(len(y), -1).double() - self.y_mean) / self.y_scale).to(dtype or self.dtype)
 
     def class_numbers(self, y: Tensor) -> Tensor:
         """(B,) int64 number of the class of targets (B, 1), which hold numbers for names and values for values.
@@ -197,11 +202,17 @@ class HilbertSpaceModel(Model[HSM]):
     def states(self, points: Tensor, operators: Operators | None = None, joint: bool = False) -> States:
         """States of standardised points (B, K); with `joint` of points (B, K + T) of features and targets.
 
-        Features that are NaN are not observed: their terms are left out.
+        Features that are NaN are not observed: with missing=drop_terms their terms are left out.
+
+        Raises:
+            ConfigError: for other points that are not finite.
         """
         settings = self.thparams
         made = self.operators() if operators is None else operators
-        observed = None if bool(torch.isfinite(points).all()) else torch.isfinite(points)
+        observed = None
+        if not bool(torch.isfinite(points).all()):
+            check_rows(points, settings.missing, "data")
+            observed = ~torch.isnan(points)
         if made.offset is not None:
             hamiltonian, norm = linear_hamiltonian(made.offset, made.inputs, points), points.new_zeros(len(points))
         else:
@@ -241,13 +252,23 @@ class HilbertSpaceModel(Model[HSM]):
         found = self.states(points, made).expectations[:, : self.num_outputs or self.num_features]
         scale = self.target_scale if settings.full_energy else 1.0
         if settings.predict_mode == "self_consistent":
-            tolerance, most = SELF_CONSISTENT
-            for _ in range(most):
-                joint = self.states(torch.cat([points, found], dim=1), made, joint=True)
-                before, found = found, self._expectations(joint, made.outputs)
-                if bool((found - before).abs().amax() < tolerance * scale):
-                    break
+            found = self._self_consistent(points, found, made, scale)
         return found / scale
+
+    def _self_consistent(self, points: Tensor, found: Tensor, made: Operators, scale: float) -> Tensor:
+        """Expectations (B, T) that are those of the state of features and themselves; every row stops where it has converged."""
+        tolerance, most = SELF_CONSISTENT
+        tolerance = scale * max(tolerance, 8 * torch.finfo(found.dtype).eps)
+        moving = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        for _ in range(most):
+            joint = self.states(torch.cat([points[moving], found[moving]], dim=1), made, joint=True)
+            new = self._expectations(joint, made.outputs)
+            change = (new - found[moving]).abs().amax(dim=1)
+            found = found.index_put((moving,), new)
+            moving = moving.index_put((moving,), change >= tolerance)
+            if not bool(moving.any()):
+                break
+        return found
 
     def measured(self, points: Tensor) -> Measured:
         """Expectations and variances (B, T) of the outputs, and energies (B,), in the states of x alone."""
@@ -264,7 +285,7 @@ class HilbertSpaceModel(Model[HSM]):
     def target_scale(self) -> float:
         """Factor on standardised targets in the energy of features and targets."""
         settings = self.thparams
-        return settings.target_scale or (2.0 if settings.classes is not None else 1.0)
+        return settings.target_scale or (2.0 if settings.classes is not None or settings.loss.of_classes else 1.0)
 
     def transform(self, x: Any) -> Tensor:
         """The ground states psi(x) (B, d), with a fixed phase; see `qsr.hsm.overlaps.transform`."""
@@ -300,8 +321,8 @@ class HilbertSpaceModel(Model[HSM]):
     def _loss_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
         states = self.states(points)
         predictions = states.expectations
-        found = {"loss": self._loss(predictions, y), "energy": states.energy.mean()}
-        return {**found, **self._state_metrics(states), **self._prediction_metrics(predictions[:, : self.num_outputs], y)}
+        found = {"loss": loss_of(self, predictions, y), "energy": states.energy.mean()}
+        return {**found, **state_metrics(self, states), **prediction_metrics(self, predictions[:, : self.num_outputs], y)}
 
     def _energy_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
         made = self.operators()
@@ -311,11 +332,11 @@ class HilbertSpaceModel(Model[HSM]):
         if self.watch_states is not None:
             self.watch_states(joint, states)
         energy = states.energy.mean()
-        found = {"loss": energy, "energy": energy, **self._state_metrics(states)}
+        found = {"loss": energy, "energy": energy, **state_metrics(self, states)}
         if self.training:  # predictions need other states, of the features alone
             return found
         predictions = self.predicted(points, made)
-        return {**found, "pred_loss": self._loss(predictions, y), **self._prediction_metrics(predictions, y)}
+        return {**found, "pred_loss": loss_of(self, predictions, y), **prediction_metrics(self, predictions, y)}
 
     def _geometry_metrics(self, points: Tensor) -> dict[str, Tensor]:
         """(<A_k> - x_k)^2 + w Var A_k, averaged over k: with 2 E_0 = bias + variance it is bias (1 - w) + 2 w E_0."""
@@ -325,42 +346,7 @@ class HilbertSpaceModel(Model[HSM]):
         energy = states.energy.mean()
         whole = 2 * energy / self.num_features
         found = {"loss": (1 - weight) * bias + weight * whole, "bias": bias, "fluctuation": whole - bias, "energy": energy}
-        return {**found, **self._state_metrics(states)}
-
-    def _state_metrics(self, states: States) -> dict[str, Tensor]:
-        found = {"gap": states.gap.mean(), "degenerate_fraction": states.degenerate().double().mean()}
-        return found if self.thparams.beta is None else {**found, "ground_share": states.weights[:, 0].mean()}
-
-    def _loss(self, predictions: Tensor, y: Tensor) -> Tensor:
-        settings = self.thparams
-        name = settings.loss.name
-        if settings.classes is not None and settings.loss.of_classes:
-            # torch's NLLLoss takes log-probabilities.
-            scores = predictions.log_softmax(dim=1) if name == "NLLLoss" else predictions
-            return self._call(scores, self.class_numbers(y))
-        targets = self.scaled_targets(y)
-        if name == "GaussianNLLLoss":
-            mean, second = predictions.split(self.num_outputs, dim=1)
-            return self._call(mean, targets, (second - mean.square()).clamp_min(0.0))
-        return self._call(predictions, targets)
-
-    def _call(self, *arguments: Tensor) -> Tensor:
-        try:
-            loss: Tensor = self.loss_function(*arguments)
-        except (RuntimeError, ValueError) as error:
-            raise ConfigError(f"loss.name={self.thparams.loss.name}: {' '.join(str(error).split())}") from None
-        return loss
-
-    def _prediction_metrics(self, predictions: Tensor, y: Tensor) -> dict[str, Tensor]:
-        settings = self.thparams
-        predictions = predictions.detach()
-        if settings.classes is not None:
-            return class_metrics(predictions.argmax(dim=1), self.class_numbers(y), self.num_outputs)
-        if settings.loss.of_classes:  # columns of probabilities
-            return class_metrics(predictions.argmax(dim=1), y.argmax(dim=1), self.num_outputs)
-        if settings.loss.name in ("BCEWithLogitsLoss", "MultiLabelSoftMarginLoss"):
-            return {"accuracy": ((predictions > 0) == (y.view_as(predictions) > 0.5)).double().mean()}
-        return regression_metrics(predictions, self.scaled_targets(y), self.y_scale)
+        return {**found, **state_metrics(self, states)}
 
     def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         return finished(means)
@@ -371,6 +357,8 @@ class HilbertSpaceModel(Model[HSM]):
         prepare(self, batches)
 
     def configure_update(self, settings: RunSettings, stage: Stage) -> UpdateRule:
+        if settings.train.precision == "bf16":
+            raise ConfigError("train.precision=bf16: has no effect on states, which need float32 or float64")
         if self.thparams.method == "analytic":
             from qsr.hsm.analytic import ClosedForm
 

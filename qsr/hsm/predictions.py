@@ -45,20 +45,32 @@ class Predictions:
     def columns(self, targets: Sequence[str]) -> dict[str, NDArray[Any]]:
         """As a table: a target and its `_std`, or the label and `p_` of every class; `energy`.
 
+        The columns that are not targets have hsm_ before their names where a target is called so.
+
         Args:
             targets: names of the T targets, or of the label.
         """
         found: dict[str, NDArray[Any]] = {}
-        if self.classes is not None and self.probabilities is not None and self.labels is not None:
+        further: list[tuple[str, NDArray[Any]]] = []
+        if self.labels is not None and self.probabilities is not None:
             found[targets[0]] = self.labels
-            for index, name in enumerate(self.classes):
-                found[f"p_{name:g}" if isinstance(name, float) else f"p_{name}"] = self.probabilities[:, index]
+            further += [(f"p_{class_name(name)}", self.probabilities[:, index]) for index, name in enumerate(self.classes or ())]
         else:
             for index, name in enumerate(targets):
-                found |= {name: self.values[:, index], f"{name}_std": self.deviations[:, index]}
+                found[name] = self.values[:, index]
+                further.append((f"{name}_std", self.deviations[:, index]))
                 if self.probabilities is not None:
-                    found[f"p_{name}"] = self.probabilities[:, index]
-        return {**found, "energy": self.energy}
+                    further.append((f"p_{name}", self.probabilities[:, index]))
+        for name, values in [*further, ("energy", self.energy)]:
+            while name in found:
+                name = f"hsm_{name}"  # a target may be called energy
+            found[name] = values
+        return found
+
+
+def class_name(value: str | float) -> str:
+    """A class as columns name it; whole numbers without a point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def predict(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Predictions:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
+from qsr.hamiltonians.pauli import number_of_strings
 from qsr.hparams import ConfigError, Hparam
 from qsr.hparams.types import TypedSection
+from qsr.hsm.rows import check_rows
 from qsr.training.losses import LossHparams
 from qsr.training.model import ModelHparams
 
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
 
 DEFAULT_DIMENSION = 8
+LARGE_DIMENSION = 256
+MAX_DIMENSION = 4096  # an operator has 256 MiB
+MAX_STRINGS = 2**17
+MAX_SQUARED_STRINGS = 4096  # as many as have products that are tabulated, see qsr.hamiltonians.pauli_squares
+logger = logging.getLogger(__name__)
+
 MAX_QUBITS = 62  # strings are masks in an int64
 MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
 STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
@@ -128,13 +137,12 @@ class HSM(ModelHparams):
                 self.__dict__["hilbert_space_dims"] = DEFAULT_DIMENSION
             if self.dimension < 1:
                 raise ConfigError(f"hsm.hilbert_space_dims={self.dimension}: Hilbert space dimension must be greater than 0.")
+        self._check_effect()
         self._check_energy()
         if self.sampler is not None:
             self._check_sampler()
         if self.pauli and self.init == "kmeans":
             raise ConfigError("hsm.init=kmeans: needs hsm_model=general; clusters on a diagonal are no short Pauli strings")
-        if self.fluctuation_weight != type(self).model_fields["fluctuation_weight"].default and self.hsm_model != "geometry":
-            raise ConfigError(f"hsm.fluctuation_weight={self.fluctuation_weight}: is for hsm_model=geometry")
         if self.hsm_model == "geometry":
             self._check_geometry()
         return self
@@ -159,6 +167,28 @@ class HSM(ModelHparams):
                 words = f"{side.capitalize()} Pauli weight cannot be greater than qubits count or less than 1."
                 raise ConfigError(f"hsm.{name}={weight}: {words}")
             self.__dict__[name] = weight
+            strings = number_of_strings(qubits, weight)
+            most = MAX_STRINGS if self.sampler is None or self.energy_form == "linear" else MAX_SQUARED_STRINGS
+            if strings > most:
+                raise ConfigError(f"hsm.{name}={weight}: {qubits} qubits have {strings} strings of this weight, at most {most}")
+
+    def _check_effect(self) -> None:
+        """No setting may be without one."""
+        fields = type(self).model_fields
+        idle = {
+            "complex": self.pauli,
+            "num_samples": self.sampler is None,
+            "init_scale": self.init == "kmeans",
+            "module_name": True,
+            "fluctuation_weight": self.hsm_model != "geometry",
+        }
+        for name, without in idle.items():
+            if without and self[name] != fields[name].default:
+                raise ConfigError(f"hsm.{name}={self[name]}: has no effect with the other settings of this model")
+        if self.init == "kmeans" and self.energy_form == "linear":
+            raise ConfigError("hsm.init=kmeans: clusters are states of energy_form=squared only")
+        if self.dimension > MAX_DIMENSION and self.sampler is None:
+            raise ConfigError(f"hsm.hilbert_space_dims={self.dimension}: must be at most {MAX_DIMENSION}")
 
     def _check_energy(self) -> None:
         if self.full_energy and self.weighted_layer:
@@ -170,8 +200,8 @@ class HSM(ModelHparams):
             raise ConfigError("hsm.missing=drop_terms: has a meaning for energy_form=squared only")
         if self.method == "analytic" and not self.full_energy:
             raise ConfigError(f"hsm.method=analytic: solves fullenergy models; hsm_model={self.hsm_model} is trained on a loss")
-        if self.method == "analytic" and self.beta is not None:
-            raise ConfigError(f"hsm.method=analytic: is for ground states; leave out beta={self.beta}")
+        if self.method == "analytic" and (self.beta is not None or self.degenerate == "average"):
+            raise ConfigError("hsm.method=analytic: is for ground states; leave out beta and degenerate=average")
         if self.predict_mode == "self_consistent" and not self.full_energy:
             raise ConfigError(f"hsm.predict_mode=self_consistent: is for fullenergy models, not for {self.hsm_model}")
         if self.beta is not None and self.degenerate == "average":
@@ -221,7 +251,9 @@ class HSM(ModelHparams):
             return data
         if not targets:
             raise ConfigError("data.targets: At least one target must be specified.")
-        if self.loss.of_classes and len(targets) == 1 and data.labels is not True:
+        if self.loss.of_classes and len(targets) == 1 and data.labels is False:
+            raise ConfigError(f"data.labels=False: {self.loss.name} of one target column takes it as the name of a class")
+        if self.loss.of_classes and len(targets) == 1 and data.labels is None:
             data = data.updated({"labels": True})
         count = self.output_operator_count
         may_be_classes = self.loss.of_classes or self.loss.name == "auto" or self.full_energy
@@ -242,6 +274,13 @@ class HSM(ModelHparams):
         if self.input_operator_count not in (None, features):
             raise ConfigError(self._mismatch("input", features))
         found: dict[str, Any] = {"input_operator_count": features}
+        if hasattr(data, "full"):  # every row, also of what is held back
+            check_rows(data.full.columns[0], self.missing, data.thparams.file or "data", data.thparams.input_features)
+        if self.dimension == 1:
+            logger.warning("hsm.hilbert_space_dims=1: predicts the same number for every row")
+        if self.sampler is None and self.dimension > LARGE_DIMENSION:
+            size = 16 * self.dimension**2 / 2**20
+            logger.warning("hsm: a Hamiltonian of %d rows has %.0f MiB, for every row of a batch", self.dimension, size)
         if self.hsm_model == "geometry":
             return self.updated(found)
         if y is None or not y.numel():
@@ -264,13 +303,22 @@ class HSM(ModelHparams):
         named = getattr(data, "classes", None)
         labels = self._width(y) == 1 and (named or self.loss.of_classes or getattr(data, "thparams", {}).get("labels"))
         if not labels:
+            if self.classes is not None:
+                raise ConfigError(f"hsm.classes={list(self.classes)}: the targets are numbers, not labels; leave it out")
             return None
+        found: tuple[str | float, ...] | None = None
+        if named:
+            found = tuple(named)
+        elif hasattr(data, "full"):
+            found = tuple(data.full.columns[1].unique().tolist())
+        if found is not None:
+            if self.classes not in (None, found):
+                raise ConfigError(
+                    f"hsm.classes={list(self.classes or ())}: the data have {list(found)}, in this order; leave it out"
+                )
+            return found
         if self.classes is not None:
             return self.classes
-        if named:
-            return tuple(named)
-        if hasattr(data, "full"):
-            return tuple(data.full.columns[1].unique().tolist())
         if self.output_operator_count is None:
             raise ConfigError("hsm.output_operator_count: give the number of classes; batches alone do not tell it")
         return tuple(float(number) for number in range(self.output_operator_count))

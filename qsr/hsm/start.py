@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qsr.hparams import ConfigError
 from qsr.hsm.operators import random_parameters
+from qsr.hsm.rows import check_rows
 
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
@@ -25,7 +26,7 @@ def prepare(model: HilbertSpaceModel, batches: Iterable[Any]) -> None:
     """
     x, y = gathered(batches)
     settings = model.thparams
-    check_features(model, x)
+    check_rows(x, settings.missing, "data")
     device = model.x_mean.device
     if settings.standardize != "none":
         mean, scale = moments(x)
@@ -35,6 +36,9 @@ def prepare(model: HilbertSpaceModel, batches: Iterable[Any]) -> None:
         mean, scale = moments(y.reshape(len(y), -1))
         model.y_mean.copy_(mean.to(device))
         model.y_scale.copy_(scale.to(device))
+    if y is not None and settings.classes is None:
+        centre = moments(y.reshape(len(y), -1))[0].to(device)
+        model.y_center.copy_((centre - model.y_mean) / model.y_scale)
     if settings.init == "kmeans":
         clusters(model, x, y)
 
@@ -47,33 +51,17 @@ def gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
     return columns[0], columns[1] if has_targets else None
 
 
-def check_features(model: HilbertSpaceModel, x: Tensor, names: tuple[str, ...] | None = None) -> None:
-    """Whether the features can be used.
-
-    Raises:
-        ConfigError: naming one that is infinite, or missing where that is not provided for.
-    """
-    usable = torch.isfinite(x)
-    if model.thparams.missing == "drop_terms":
-        usable = usable | torch.isnan(x)
-    if not bool(usable.all()):
-        row, column = torch.nonzero(~usable)[0].tolist()
-        name = f"'{names[column]}'" if names else f"number {column}"
-        hint = "; missing=drop_terms leaves its term out" if torch.isnan(x[row, column]) else ""
-        raise ConfigError(f"data: feature {name} of row {row + 1} is {x[row, column].item():g}, expected a number{hint}")
-
-
 def feature_rows(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Tensor:
     """x as (S, K) float64 on the model's device; a copy of arrays, which may be read-only or run backwards.
 
     Raises:
-        ConfigError: for another shape, and as `check_features`.
+        ConfigError: for another shape, and as `check_rows`.
     """
     numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
     rows = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
     if rows.dim() != 2 or rows.shape[1] != model.num_features:
         raise ConfigError(f"data: expected {model.num_features} features for each point, found shape {tuple(rows.shape)}")
-    check_features(model, rows, tuple(names) if names is not None else None)
+    check_rows(rows, model.thparams.missing, "data", names)
     return rows.to(model.x_mean.device)
 
 

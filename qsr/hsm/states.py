@@ -80,6 +80,16 @@ def variances(states: States, operators: Tensor) -> Tensor:
     return (off.abs().square().sum(dim=2) * weights[:, None]).sum(dim=-1)
 
 
+def _solved(hamiltonians: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels and eigenvectors; NaN for Hamiltonians that are not finite, so that a run that blows up is seen as such."""
+    try:
+        levels, vectors = torch.linalg.eigh(hamiltonians)
+        return levels, vectors
+    except torch.linalg.LinAlgError:
+        vectors = torch.full_like(hamiltonians, torch.nan)
+        return vectors[..., 0].real.clone(), vectors
+
+
 def _ground_level(levels: Tensor) -> Tensor:
     """(B, d) bool: which levels are the ground level."""
     gap = levels - levels[:, :1]
@@ -97,7 +107,7 @@ class _GroundState(torch.autograd.Function):
 
     @staticmethod
     def forward(hamiltonians: Tensor, operators: Tensor) -> tuple[Tensor, ...]:
-        levels, vectors = torch.linalg.eigh(hamiltonians)
+        levels, vectors = _solved(hamiltonians)
         weights = torch.zeros_like(levels)
         weights[:, 0] = 1.0
         if not len(operators):
@@ -146,7 +156,7 @@ class _MixedState(torch.autograd.Function):
 
     @staticmethod
     def forward(hamiltonians: Tensor, operators: Tensor, beta: float | None) -> tuple[Tensor, ...]:
-        levels, vectors = torch.linalg.eigh(hamiltonians)
+        levels, vectors = _solved(hamiltonians)
         if beta is None:
             ground = _ground_level(levels)
             weights = ground / ground.sum(dim=-1, keepdim=True)

@@ -6,7 +6,8 @@ or, for operators that are given, alone. Matrices, where they fit, are always fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ from qsr.hamiltonians.pauli_squares import PauliSquares, joined
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel, Measured, Operators
 from qsr.hsm.operators import half_norm
+from qsr.hsm.scores import loss_of, prediction_metrics
 from qsr.hsm.settings import HSM
 from qsr.hsm.states import States
 from qsr.lattice import Lattice
+
+logger = logging.getLogger(__name__)
 
 MEASURED_SAMPLES = 1024  # of each point, for predictions
 ENCODER_WIDTH = 64  # of its two hidden layers: with one layer of 64 energies of 4 qubits stay ten times further off
@@ -75,6 +79,7 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         inputs = self.num_features + (targets + 1 if targets else 0)
         hidden = [nn.Linear(inputs, ENCODER_WIDTH), nn.SiLU(), nn.Linear(ENCODER_WIDTH, ENCODER_WIDTH), nn.SiLU()]
         self.encoder = nn.Sequential(*hidden, nn.Linear(ENCODER_WIDTH, width))
+        self.context_size = width
         self.sampler = settings.sampler.build(Lattice(settings.qubits_count, 1), context_size=width)
         for name, parameter in self.named_parameters():
             if name.endswith("_pauli_coeffs"):
@@ -159,7 +164,11 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
 
     @torch.no_grad()
     def measured(self, points: Tensor) -> Measured:
-        """Expectations and variances (B, T) of the outputs, and energies (B,), in the states of x alone, from samples."""
+        """Expectations and variances (B, T) of the outputs, and energies (B,), in the states of x alone, from samples.
+
+        The draws of a row depend on the rows beside it, so expectations change by their statistical error,
+        sqrt(variance / 1024), with these.
+        """
         generator = torch.Generator(points.device).manual_seed(0)
         drawn = self._drawn(self._context(points, joint=False), MEASURED_SAMPLES, generator)
         values = {}
@@ -178,11 +187,23 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         scale = self.target_scale if self.thparams.full_energy else 1.0
         return self.measured(points).expectations.to(points.dtype) / scale
 
+    @property
+    def memory_bytes(self) -> int:
+        """Of the samples of one point: a ratio and a mask for every flip, and what the sampler holds."""
+        flips = sum(basis.num_flips for basis in self.bases.values())
+        qubits = self.thparams.qubits_count or 0
+        return MEASURED_SAMPLES * (flips * (16 + qubits) + 64 * qubits * self.context_size)
+
     def states(self, points: Tensor, operators: Operators | None = None, joint: bool = False) -> States:
         raise ConfigError("hsm.sampler: this model has samples of its states, and no matrices or vectors to read")
 
     def operators(self) -> Operators:
         raise ConfigError("hsm.sampler: this model has coefficients of Pauli strings, and no matrices")
+
+    def prepare_fit(self, batches: Iterable[Any]) -> None:
+        super().prepare_fit(batches)
+        if not self.thparams.full_energy:
+            logger.warning("hsm_model=pauli with a sampler: the operators stay as they are, and only their states are learnt")
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +221,7 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         if self.training:
             return found
         predictions = self.predicted(points)
-        return {**found, "pred_loss": self._loss(predictions, y), **self._prediction_metrics(predictions, y)}
+        return {**found, "pred_loss": loss_of(self, predictions, y), **prediction_metrics(self, predictions, y)}
 
     def _generator(self) -> torch.Generator | None:
         """That of the trainer, or a fixed one: an evaluation repeats itself."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, Section, given_sections, logged, path_of
+from qsr.jobs.run import Run, Section, check_writable, given_sections, logged, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
@@ -18,6 +18,7 @@ from qsr.training.device import find_device
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
+from qsr.training.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,25 @@ def start_fit(
 
 def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run; the directory must be locked."""
-    objective = objective_of(settings, data_of(settings) if data is None else data)
+    data = data_of(settings) if data is None else data
+    check_same(settings, data)
+    objective = objective_of(settings, data)
     return _run(StartedFit(settings, new_model(settings), objective), directory, progress, True, callbacks)
+
+
+def check_same(settings: RunSettings, data: Any) -> None:
+    """Whether a table is the one that a run was trained on, split in the same way.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if not isinstance(data, Table) or settings.data is None:
+        return
+    data.like(settings.data)
+    for name in ("seed", "split", "stratify", "shuffle_split", "sha256"):
+        found, stored = data.thparams[name], settings.data[name]
+        if found != stored:
+            raise ConfigError(f"data.{name}={found}: the run has {stored}, and goes on with the same data only")
 
 
 def data_of(settings: RunSettings) -> PyTorchData[Any]:
@@ -188,8 +206,13 @@ def evaluate_on_data(
     stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
     if not stored.settings.on_data:
         raise ConfigError(f"{stored.path}: is a run of a sampler; use evaluate")
-    model: Model[Any] = restore_model(stored, find_device(device))
+    target = Path(output or stored.path)
+    if write:
+        check_writable(target)
+    model: Model[Any] = restore_model(stored, find_device(device, "device"))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
+    if isinstance(found, Table):
+        found.like(stored.settings.data)
     parts = {"test": found.test, "validation": found.val}
     part, dataset = next(((name, rows) for name, rows in parts.items() if rows is not None), ("", None))
     if dataset is None:
@@ -201,8 +224,6 @@ def evaluate_on_data(
         metrics = objective.evaluate(model, batches, part)
     result = DataEvaluation(metrics, len(dataset), part)
     if write:
-        target = Path(output or stored.path)
-        target.mkdir(parents=True, exist_ok=True)
         write_atomically(target / "evaluation.txt", "\n".join(result.lines()) + "\n")
     return result
 

@@ -17,10 +17,10 @@ from qsr.hsm.geometry import DENSE_LAPLACIAN, FLOOR, Geometry, laplacian_spectru
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.overlaps import unscaled
 from qsr.hsm.start import gathered
+from qsr.jobs.features import feature_names, features_of
 from qsr.jobs.fit import data_of
-from qsr.jobs.run import Run
+from qsr.jobs.run import Run, check_writable
 from qsr.runs import StoredRun, read_run, replacing, restore_model
-from qsr.training.columns import columns_of, numbers_in, read_columns
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.fitting import source
@@ -113,7 +113,9 @@ def hsm_geometry(
     target = Path(output) if output is not None else path
     if write and target is None:
         raise ConfigError("output: this run has no directory; say where to write")
-    names = _feature_names(settings, model)
+    if write and target is not None:
+        check_writable(target)
+    names = feature_names(settings, model)
     x, where = _features(settings, model, names, data)
     generator = generator_for("cpu", seed, "geometry")
     rows = torch.randperm(len(x), generator=generator)[:points].sort().values if points < len(x) else torch.arange(len(x))
@@ -134,7 +136,6 @@ def hsm_geometry(
     )
     if write and target is not None:
         try:
-            target.mkdir(parents=True, exist_ok=True)
             with replacing(target / DATA_FILE) as temporary:
                 _write(temporary, result)
             with replacing(target / PICTURE_FILE) as temporary:
@@ -157,13 +158,8 @@ def _opened(run: StoredRun | str | Path | Run, device: str) -> tuple[RunSettings
     section = stored.settings.model
     if section.section != "hsm":
         raise ConfigError(f"{stored.path}: is a run of --{section.section}; matrix geometry is of a Hilbert-space model (--hsm)")
-    model = stored.model if isinstance(stored, Run) else restore_model(stored, find_device(device))
+    model = stored.model if isinstance(stored, Run) else restore_model(stored, find_device(device, "device"))
     return stored.settings, model, stored.path
-
-
-def _feature_names(settings: RunSettings, model: HilbertSpaceModel) -> tuple[str, ...]:
-    names = getattr(settings.data, "input_features", None)
-    return tuple(names) if names else tuple(f"x{index}" for index in range(model.num_features))
 
 
 def _features(settings: RunSettings, model: HilbertSpaceModel, names: tuple[str, ...], data: Any) -> tuple[Tensor, str]:
@@ -173,14 +169,8 @@ def _features(settings: RunSettings, model: HilbertSpaceModel, names: tuple[str,
     if isinstance(data, PyTorchData):
         loader = data.thparams.loader or DataLoaderHparams()
         return gathered(source(data.train, loader, 0, training=False).batches(0, 0))[0], "the training data"
-    if isinstance(data, (str, Path)):
-        return torch.from_numpy(numbers_in(read_columns(data), names, str(data))), str(data)
-    columns = columns_of(data)
-    if not hasattr(data, "columns") and not hasattr(data, "keys"):
-        if len(columns) != len(names):
-            raise ConfigError(f"data: {len(columns)} columns, expected the {len(names)} features of the run")
-        columns = dict(zip(names, columns.values(), strict=True))
-    return torch.from_numpy(numbers_in(columns, names, "data")), "the given data"
+    x, _, where = features_of(data, names)
+    return torch.from_numpy(x), where
 
 
 # ---- what comes out --------------------------------------------------------------------------------------------------

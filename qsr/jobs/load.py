@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, refuse_on_data
+from qsr.jobs.run import Run, check_writable, refuse_on_data
 from qsr.runs import read_run, replacing, restore_model, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
@@ -117,7 +116,7 @@ def evaluate(
         raise ConfigError("output: this run has no directory; say where to write")
 
     if write and target is not None:
-        _writable(target)
+        check_writable(target)
 
     keep_freed_memory()
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
@@ -156,20 +155,6 @@ def evaluate(
             write_snapshots(temporary, snapshots)
         write_atomically(target / TEXT_FILE, "\n".join(result.lines()) + "\n")
     return result
-
-
-def _writable(folder: Path) -> None:
-    """Make the folder for the results and try to write there, before the work.
-
-    Raises:
-        ConfigError: if that fails.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write the results there ({error.strerror}); choose another --output") from None
 
 
 def _snapshots(settings: RunSettings, columns: dict[str, np.ndarray]) -> Snapshots:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.predictions import Predictions, as_csv, predict
-from qsr.jobs.run import Run, path_of
+from qsr.jobs.features import feature_names, features_of
+from qsr.jobs.run import Run, check_writable, path_of
 from qsr.runs import StoredRun, read_run, restore_model, write_atomically
 from qsr.training import DataLoaderHparams, Supervised
-from qsr.training.columns import Columns, columns_of, numbers_in, read_columns
+from qsr.training.columns import Columns
 from qsr.training.data import TensorRows
 from qsr.training.device import find_device
 from qsr.training.supervised import DatasetSource
@@ -31,18 +32,21 @@ class PredictionReport:
     Attributes:
         predictions: of the model.
         columns: the same as a table.
-        metrics: of the predictions, where the table has the targets, too; else empty.
+        metrics: of the rows whose targets the table has, too; else empty.
+        known: how many rows these are.
     """
 
     predictions: Predictions
     columns: dict[str, NDArray[Any]]
     metrics: dict[str, float]
+    known: int
 
     def lines(self) -> list[str]:
         """For the terminal: the metrics, and how many predictions there are."""
         width = max((len(name) for name in self.metrics), default=0)
         count = len(self.predictions.energy)
-        return [f"{count} predictions", *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
+        of = "" if self.known in (0, count) else f", metrics of the {self.known} rows with a target that training knew"
+        return [f"{count} predictions{of}", *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
 
 
 def predict_table(
@@ -68,45 +72,39 @@ def predict_table(
     kind = stored.settings.model.section
     if kind != "hsm":
         raise ConfigError(f"--data: predictions are for runs of --hsm, and {stored.path} is a run of --{kind}")
-    model: HilbertSpaceModel = restore_model(stored, find_device(device))
-    from_file = isinstance(data, (str, Path))
-    columns = read_columns(data) if from_file else columns_of(data)
-    where = str(data) if from_file else "data"
-    names = stored.settings.data and stored.settings.data.input_features
-    if not names:  # trained on arrays
-        names = tuple(f"x{index}" for index in range(model.num_features))
-    x = numbers_in(columns, names, where)
+    directory = Path(output or stored.path)
+    if write:
+        check_writable(directory)
+    model: HilbertSpaceModel = restore_model(stored, find_device(device, "device"))
+    names = feature_names(stored.settings, model)
+    x, columns, _ = features_of(data, names)
     targets = tuple(stored.settings.data.targets) if stored.settings.data is not None else ()
     targets = targets or tuple(f"y{index}" for index in range(model.num_outputs))
     found = predict(model, x, names)
     table = found.columns(targets)
-    metrics = _metrics(model, x, _targets(model, columns, targets, where))
+    y = _targets(model, columns, targets)
+    known = np.isfinite(y).all(axis=1)
     if write:
-        directory = Path(output or stored.path)
-        directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / PREDICTIONS_FILE, as_csv(table))
-    return PredictionReport(found, table, metrics)
+    return PredictionReport(found, table, _metrics(model, x[known], y[known]) if known.any() else {}, int(known.sum()))
 
 
-def _targets(model: HilbertSpaceModel, columns: Columns, targets: tuple[str, ...], where: str) -> NDArray[np.float64] | None:
-    """(S, T) if the table has them."""
-    if any(name not in columns for name in targets):
-        return None
+def _targets(model: HilbertSpaceModel, columns: Columns, targets: tuple[str, ...]) -> NDArray[np.float64]:
+    """(S, T) targets as far as the table has them, NaN where it does not, and for classes that training did not see."""
+    length = len(next(iter(columns.values())))
+    found = np.full((length, len(targets)), np.nan)
     classes = model.thparams.classes
-    if classes is None or not isinstance(classes[0], str):
-        return numbers_in(columns, targets, where)
-    numbers = {str(name): number for number, name in enumerate(classes)}
-    values = columns[targets[0]].tolist()
-    unknown = [value for value in values if str(value) not in numbers]
-    if unknown:
-        known = ", ".join(numbers)
-        raise ConfigError(f"{where}: {unknown[0]!r} in column '{targets[0]}' is no class of the training data: {known}")
-    return np.array([[numbers[str(value)]] for value in values], dtype=np.float64)
+    numbers = {name: float(number if isinstance(name, str) else name) for number, name in enumerate(classes or ())}
+    for index, name in enumerate(targets):
+        for row, value in enumerate(columns.get(name, ())):
+            if classes is not None:
+                found[row, index] = numbers.get(value, np.nan)
+            elif isinstance(value, float):
+                found[row, index] = value
+    return found
 
 
-def _metrics(model: HilbertSpaceModel, x: NDArray[np.float64], y: NDArray[np.float64] | None) -> dict[str, float]:
-    if y is None or not np.isfinite(y).all():
-        return {}
+def _metrics(model: HilbertSpaceModel, x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, float]:
     dataset = TensorRows(torch.from_numpy(x), torch.from_numpy(y))
     rows = DatasetSource(dataset, DataLoaderHparams(batch_size=256), 0, training=False)
     return Supervised(rows, None, 0).evaluate(model, rows, "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -206,3 +207,17 @@ def log_baseline(settings: RunSettings) -> None:
     if isinstance(hamiltonian, IsingHamiltonian) and hamiltonian.num_sites <= BASELINE_SITES:
         energy = site_product_energy(hamiltonian).energy
         logger.info("best product of site states: E/N = %.6f", energy / hamiltonian.num_sites)
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder for the results and try to write there, before the work.
+
+    Raises:
+        ConfigError: if that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot write the results there ({error.strerror}); choose another --output") from None

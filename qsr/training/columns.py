@@ -30,7 +30,7 @@ def read_columns(path: str | Path) -> Columns:
     """
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"{path}: no such file")
+        raise ConfigError(f"{path}: {'a directory, expected a table' if file.is_dir() else 'no such file'}")
     readers = {".csv": _read_csv, ".tsv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet}
     readers |= dict.fromkeys((".h5", ".hdf5"), _read_hdf5)
     reader = readers.get(file.suffix.lower())
@@ -40,6 +40,14 @@ def read_columns(path: str | Path) -> Columns:
     if not columns or not len(next(iter(columns.values()))):
         raise ConfigError(f"{path}: has no rows")
     return columns
+
+
+def is_snapshot_file(path: str | Path) -> bool:
+    """Whether a file that can be read is one of snapshots."""
+    if Path(path).suffix.lower() not in (".h5", ".hdf5"):
+        return False
+    with h5py.File(path, "r") as store:
+        return bool(store.attrs.get("schema") == SCHEMA)
 
 
 def columns_of(data: Any) -> Columns:
@@ -127,6 +135,9 @@ def _read_csv(file: Path) -> Columns:
     if not rows:
         raise ConfigError(f"{file}: is empty")
     names = [name.strip() for name in rows[0]]
+    if "" in names:
+        number = names.index("") + 1
+        raise ConfigError(f"{file}: column {number} has no name (of an index? pandas writes none with to_csv(..., index=False))")
     if len(set(names)) < len(names):
         raise ConfigError(f"{file}: two columns have the name '{next(name for name in names if names.count(name) > 1)}'")
     for number, row in enumerate(rows[1:], start=2):
@@ -154,7 +165,7 @@ def _read_hdf5(file: Path) -> Columns:
                 return _snapshot_columns(file)
             found = {name: values for name, values in store.items() if isinstance(values, h5py.Dataset) and values.ndim == 1}
             columns = {name: values.asstr()[:] if values.dtype.kind in "OS" else values[:] for name, values in found.items()}
-    except (OSError, RuntimeError, TypeError) as error:
+    except (OSError, RuntimeError, TypeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not an HDF5 file that can be read ({error})") from None
     if not columns:
         raise ConfigError(f"{file}: expected one-dimensional data sets, one for each column, at the top of the file")

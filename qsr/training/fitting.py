@@ -19,7 +19,7 @@ from qsr.training.protocols import Callback
 from qsr.training.random import derived_seed
 from qsr.training.schedule import Stage
 from qsr.training.stopping import watched, weights_name
-from qsr.training.supervised import BatchSource, DatasetSource, LoaderSource, Supervised
+from qsr.training.supervised import BatchSource, DatasetSource, LoaderSource, Supervised, moved, numbers
 from qsr.training.trainer import Trainer
 from qsr.training.update import TorchUpdate
 
@@ -103,8 +103,13 @@ def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervis
         watching["checkpoint"] = settings.checkpoint
     with torch.random.fork_rng(devices=[]):
         names = objective.evaluate(model, objective.validation or objective.training, "validation", batches=1)
-    metrics = names if evaluated else {}
-    metrics = {**metrics, **{name.replace("validation/", "training/"): 0.0 for name in names}}
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a batch norm counts this batch
+        model.train()
+        with torch.no_grad():
+            model.training_step(moved(next(iter(objective.training.batches(0, 0))), model), 0)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+    metrics = {**(names if evaluated else {}), **model.finish_metrics(numbers(model.logged))}
     for name, section in watching.items():
         if section is None:
             continue

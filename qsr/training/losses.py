@@ -35,7 +35,9 @@ class LossHparams(NamedHparams):
             _NOT_A_PAIR,
         ),
         "NLLLoss2d": "is an old name of NLLLoss",
+        "KLDivLoss": "compares log-probabilities; use CrossEntropyLoss with a column of probabilities for each class",
     }
+    reserved: ClassVar[dict[str, str]] = dict.fromkeys(("reduce", "size_average"), "is torch's old word for reduction")
 
     name: str = Hparam(
         "auto", help="class in torch.nn; arguments follow as name=value; auto: CrossEntropyLoss for labels, else MSELoss"
@@ -66,6 +68,10 @@ class LossHparams(NamedHparams):
         return {parameter.name: parameter.default for parameter in parameters}
 
     @property
+    def module_name(self) -> str | None:
+        return self.name if "." in self.name else super().module_name
+
+    @property
     def of_classes(self) -> bool:
         """Whether the predictions are one number for each class."""
         return self.name in OF_CLASSES
@@ -83,7 +89,7 @@ class LossHparams(NamedHparams):
             ConfigError: for arguments that torch refuses.
         """
         lists = {key: value for key, value in self.kwargs.items() if isinstance(value, (list, tuple))}
-        scalars = {"pos_weight": self.kwargs["pos_weight"]} if isinstance(self.kwargs.get("pos_weight"), (int, float)) else {}
+        scalars = {key: [self.kwargs[key]] for key in ("weight", "pos_weight") if isinstance(self.kwargs.get(key), (int, float))}
         try:
             tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in {**lists, **scalars}.items()}
             found: nn.Module = self.target(self.name)(**{**self.kwargs, **tensors})

@@ -269,7 +269,18 @@ class OptimizerHparams(NamedHparams):
                     raise ConfigError(f"{group.label('params')}: {self.name} has no argument {key}{nearest(key, known)}")
         if self.groups and self.name == "LBFGS":
             raise ConfigError(f"{self.section}.groups: LBFGS takes all parameters in one group")
+        for group in self.groups:
+            self._try({**self.kwargs, **group.params}, group.label("params"))
         return self
+
+    def _try(self, arguments: Mapping[str, Any], where: str) -> None:
+        """Whether torch takes the arguments: what it finds wrong in a group it says only of the defaults."""
+        import torch
+
+        try:
+            self.target(self.name)([torch.zeros(1)], **arguments)
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise ConfigError(f"{where}: {self.name} refuses {dict(arguments)} ({error})") from None
 
 
 class SchedulerHparams(NamedHparams):

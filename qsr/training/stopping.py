@@ -89,6 +89,8 @@ class EarlyStopping(Callback):
             trainer.model.load_state_dict(self._weights)
             trainer.save_weights()
             logger.info("the weights of %s=%g are restored", self.settings.monitor, self.best)
+        elif self.settings.restore_best_weights:
+            logger.warning("%s was never finite: the last weights stay", self.settings.monitor)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited, "reason": self.reason, "weights": self._weights}

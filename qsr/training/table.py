@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam
-from qsr.training.columns import Columns, check_present, columns_of, numbers_in, read_columns
+from qsr.training.columns import Columns, check_present, columns_of, is_snapshot_file, numbers_in, read_columns
 from qsr.training.data import DataHparams, PyTorchData, TensorRows
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,8 @@ class TableHparams(DataHparams):
     )
     stratify: bool | None = Hparam(None, help="the same share of every class in each part; None: for labels")
     shuffle_split: bool = Hparam(True, help="parts are drawn; False: training data first, test data last")
-    sha256: str | None = Hparam(None, help="of the file; filled in")
+    classes: tuple[str, ...] | None = Hparam(None, help="names of the classes in the order of their numbers; filled in for text")
+    sha256: str | None = Hparam(None, help="of the file, or of the columns used of data in memory; filled in")
 
     def __init__(self, **values: Any) -> None:
         values.setdefault("loader", None)
@@ -132,13 +133,21 @@ class Table(PyTorchData[TableHparams]):
         settings = self.thparams
         where = settings.file or "data"
         check_present(columns, settings.targets, f"{where}: data.targets")
-        features = settings.input_features or tuple(name for name in columns if name not in settings.targets)
+        others = tuple(name for name in columns if name not in settings.targets)
+        if settings.file is not None and is_snapshot_file(settings.file):
+            others = ("n*",)  # what else is known of a snapshot is no feature unless it is named
+        features = settings.input_features or others
         features = tuple(name for pattern in features for name in _matching(pattern, columns))
         if not features:
             raise ConfigError(f"{where}: has no column but the targets")
         x = numbers_in(columns, features, f"{where}: data.input_features")
         y = self._targets(columns, where)
-        self.thparams = settings.updated({"input_features": features, "labels": self.classes is not None or settings.labels})
+        found: dict[str, Any] = {"input_features": features, "labels": self.classes is not None or settings.labels}
+        if self.classes is not None:
+            found["classes"] = tuple(self.classes)
+        if self._given is not None:
+            found["sha256"] = self._checked(hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+        self.thparams = settings.updated(found)
         if settings.loader is not None and (settings.loader.num_workers or settings.loader.pin_memory):
             logger.info("data.loader: num_workers and pin_memory are not needed: the table is in memory")
         return TensorRows(torch.from_numpy(x), torch.from_numpy(y))
@@ -148,11 +157,20 @@ class Table(PyTorchData[TableHparams]):
             return columns_of(self._given)
         file = str(self.thparams.file)
         columns = read_columns(file)
-        found = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        if self.thparams.sha256 not in (None, found):
-            raise ConfigError(f"{file}: has changed since data.sha256={self.thparams.sha256} was taken, it is {found} now")
+        found = self._checked(hashlib.sha256(Path(file).read_bytes()).hexdigest())
         self.thparams = self.thparams.updated({"sha256": found})
         return columns
+
+    def _checked(self, found: str) -> str:
+        """The hash of the data.
+
+        Raises:
+            ConfigError: if the settings have another one.
+        """
+        if self.thparams.sha256 not in (None, found):
+            where = self.thparams.file or "data"
+            raise ConfigError(f"{where}: has changed since data.sha256={self.thparams.sha256} was taken, it is {found} now")
+        return found
 
     def _targets(self, columns: Columns, where: str) -> NDArray[np.float64]:
         settings = self.thparams
@@ -161,8 +179,11 @@ class Table(PyTorchData[TableHparams]):
             values = columns[names[0]]
             missing = [row for row, value in enumerate(values) if value is None]
             if not missing:
-                self.classes = sorted(set(values))
+                self.classes = sorted(set(values)) if settings.classes is None else list(settings.classes)
                 numbers = {name: number for number, name in enumerate(self.classes)}
+                if unknown := [value for value in values if value not in numbers]:
+                    known = ", ".join(self.classes)
+                    raise ConfigError(f"{where}: {unknown[0]!r} in '{names[0]}' is no class of the training data: {known}")
                 return np.array([[numbers[value]] for value in values], dtype=np.float64)
         else:
             found = numbers_in(columns, names, f"{where}: data.targets")
@@ -170,6 +191,20 @@ class Table(PyTorchData[TableHparams]):
             if not missing:
                 return found
         raise ConfigError(f"{where}: data.targets: {len(missing)} rows have no value, the first is row {missing[0] + 1}")
+
+    def like(self, stored: Any) -> None:
+        """Whether these are columns that a run with other settings understands in the same way.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        if not isinstance(stored, TableHparams):
+            return
+        for name in ("input_features", "targets", "classes"):
+            if stored[name] is not None and stored[name] != self.thparams[name]:
+                raise ConfigError(
+                    f"data.{name}={list(self.thparams[name] or ())}: the run has {list(stored[name])}, in this order"
+                )
 
     def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]
         """Rows of each part; test data are ceil(share * S), then validation data. None for a part with the share 0.
@@ -194,7 +229,9 @@ class Table(PyTorchData[TableHparams]):
         parts: list[list[NDArray[Any]]] = [[], [], []]
         for group in groups:
             test = math.ceil(shares[2] * len(group) - 1e-9)
-            held = min(math.ceil(shares[1] * len(group) - 1e-9), len(group) - test)
+            # Of what the test data leave.
+            share = shares[1] / (1 - shares[2])
+            held = min(math.ceil(share * (len(group) - test) - 1e-9), len(group) - test)
             cuts = np.split(group, [len(group) - test - held, len(group) - test])
             for part, rows in zip(parts, cuts, strict=True):
                 part.append(rows)
@@ -202,8 +239,11 @@ class Table(PyTorchData[TableHparams]):
         sizes = [len(rows) for rows in found]
         if any(share and not size for share, size in zip(shares, sizes, strict=True)) or not all(len(rows) for rows in parts[0]):
             shown = ", ".join(f"{share:g}" for share in shares)
-            what = "a part or a class of the training data without rows" if len(groups) > 1 else "a part without rows"
+            what = "a part without rows"
+            if len(groups) > 1:
+                what = (
+                    f"a part, or one of the {len(groups)} classes of '{settings.targets[0]}' in the training data, without rows"
+                )
             raise ConfigError(f"data.split={shown}: leaves {what} ({', '.join(map(str, sizes))} of {count} rows)")
         rows_of = [torch.from_numpy(rows if len(groups) == 1 else np.sort(rows)) for rows in found]
-        self.indices = rows_of
         return [TensorRows(x[rows], y[rows]) if len(rows) else None for rows in rows_of]

@@ -139,7 +139,7 @@ def test_features_are_those_that_are_named_in_their_order_or_all_others() -> Non
         ({"targets": "a", "input_features": ["b"], "split": (0.0, 1.0)}, "that of training greater than 0"),
         (
             {"targets": "kind", "input_features": ["a"], "split": 0.5},
-            "leaves a part or a class of the training data without rows",
+            "leaves a part, or one of the 3 classes of 'kind' in the training data, without rows",
         ),
         ({"targets": ["a", "b"], "input_features": ["b2"], "stratify": True}, "no column 'b2'"),
     ],
