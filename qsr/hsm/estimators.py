@@ -123,8 +123,9 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             train_in_memory(started, [metrics, *([ProgressBar()] if self.verbose else [])])
         except Interrupted as interrupted:
             # A search takes an exception for a fit that failed, and goes on; Ctrl-C must end it.
-            signal.raise_signal(interrupted.signum)
-            raise
+            if interrupted.signum == signal.SIGINT:
+                raise KeyboardInterrupt from interrupted
+            raise SystemExit(128 + interrupted.signum) from interrupted
         assert isinstance(started.model, HilbertSpaceModel)
         self.model_ = started.model
         self.loss_curve_ = [row["training/loss"] for row in metrics.epochs]
