@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 
-from qsr.hparams import find_section, hparams_class, sections, type_name
+from qsr.hparams import Hparams, find_section, hparams_class, sections, type_name
 
 WIDTH = 110
 NAME_WIDTH = 18
@@ -15,9 +15,9 @@ def sections_overview() -> str:
     """The list of sections, for `qsr train --help`."""
     titles = {
         "part": "Run",
-        "model": "Model (one; after --lptf a second one is its subsampler)",
+        "model": "Model (one; a second one after --lptf or --hsm is the sampler inside)",
         "hamiltonian": "Problem (one)",
-        "data": "Data, for a model of your own",
+        "data": "Data, for models on data",
     }
     lines = []
     for role, title in titles.items():
@@ -44,6 +44,8 @@ def section_table(name: str) -> str:
     lines = [f"--{section.name}: {section.title}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
     for field_name, field in cls.model_fields.items():
         default = field.get_default(call_default_factory=True)
+        if isinstance(default, Hparams):  # a section of its own
+            default = getattr(default, "name", "its defaults")
         shown = "" if field.is_required() else f" [{default}]"
         lines += _entry(field_name, f"({type_name(field)}){shown}", field.description or "")
     for shorthand, meaning in cls.shorthands.items():
