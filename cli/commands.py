@@ -133,7 +133,7 @@ def train(
         if helped or not (words or resume or preset or config_name or print_blueprint):
             return explain(context, words)
         if resume is not None and (words or preset or config_name or multirun or print_config or print_blueprint):
-            raise ConfigError(f"--resume {resume}: a resumed run keeps its settings; use 'qsr finetune' to change them")
+            raise ConfigError(f"--resume {resume}: a resumed run keeps its settings ('qsr finetune' changes those of a sampler)")
         if resume is not None:
             with interruptible(), terminal() as bar:
                 finish(jobs.resume(resume, progress=bar))

@@ -37,9 +37,12 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
     if optimizer.natural_gradient() is not None:
         raise ConfigError(f"optimizer.name={optimizer.name}: a natural gradient of energies; a model on data has none")
-    train: Any = hparams_class("train")(
-        **{**written.get("train", {}), "lr": optimizer.own_default_rate if rate is None else rate}
-    )
+    own_rate = getattr(schema, "default_rates", {}).get(optimizer.name, optimizer.own_default_rate)
+    epochs = {"max_epochs": schema.default_epochs} if hasattr(schema, "default_epochs") else {}
+    given = {**written.get("train", {}), "lr": own_rate if rate is None else rate}
+    if any(name in given for name in ("epochs", "num_epochs")):
+        epochs = {}
+    train: Any = hparams_class("train")(**{**epochs, **given})
     refuse_other_settings(train, on_data=True)
     scheduler: Any = hparams_class("scheduler")(**written.get("scheduler", {}))
     stopping = written.get("early_stopping")

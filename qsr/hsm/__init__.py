@@ -37,6 +37,12 @@ _ESTIMATORS = ("HSMClassifier", "HSMRegressor")
 _ABOVE = {"ExperimentClient": "qsr.jobs.experiments:ExperimentClient"}  # where it stands, above this package
 
 
+def __dir__() -> list[str]:
+    return sorted(
+        {name for name in globals() if name[0].isupper() and name not in ("Any", "TYPE_CHECKING")} | {*_ABOVE, *_ESTIMATORS}
+    )
+
+
 def __getattr__(name: str) -> Any:
     """What is imported when it is asked for: the estimators, which need scikit-learn, and the experiment client.
 

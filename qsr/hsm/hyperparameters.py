@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam, Hparams, RunSettings
+from qsr.training.optimizers import OptimizerHparams
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +55,13 @@ class OptimizerConfig(Hparams):
             name in params for params in (self.default_params, *(g.params for g in groups)) for name in ("lr", "learning_rate")
         ):
             logger.warning(_NO_RATE)
+        kwargs = _rate(self.default_params)
+        default = OptimizerHparams.keyword_defaults(OptimizerHparams.canonical(self.type)).get("lr")
+        if default is not None:
+            kwargs = {"lr": default, **kwargs}
         return {
             "name": self.type,
-            "kwargs": _rate(self.default_params),
+            "kwargs": kwargs,
             "groups": [{"param_name_contains": g.param_name_contains, "params": _rate(g.params)} for g in groups],
         }
 

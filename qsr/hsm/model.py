@@ -348,6 +348,16 @@ class HilbertSpaceModel(Model[HSM]):
         found = {"loss": (1 - weight) * bias + weight * whole, "bias": bias, "fluctuation": whole - bias, "energy": energy}
         return {**found, **state_metrics(self, states)}
 
+    def describe_data(self, objective: Any) -> list[str]:
+        settings = self.thparams
+        features = (
+            f"features {', '.join(settings.features)}" if settings.features is not None else f"{self.num_features} features"
+        )
+        classes = f"; classes {', '.join(map(str, settings.classes))}" if settings.classes is not None else ""
+        loss = "" if settings.loss.name == "auto" else f"; {settings.loss.name}"
+        sizes = [getattr(part, "samples", 0) for part in (objective.training, objective.validation)]
+        return [f"{features}{classes}{loss}; {sizes[0]} rows to train on, {sizes[1]} to validate"]
+
     def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         return finished(means)
 

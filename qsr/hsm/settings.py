@@ -37,6 +37,9 @@ class HSM(ModelHparams):
 
     section: ClassVar[str] = "hsm"
     data_section: ClassVar[str] = "table"
+    # What a run has that sets neither: benchmarks/hsm_tables.py.
+    default_rates: ClassVar[dict[str, float]] = {"Adam": 0.02, "AdamW": 0.02}
+    default_epochs: ClassVar[int] = 60
 
     hsm_model: Literal["general", "pauli", "general_fullenergy", "pauli_fullenergy", "geometry"] = Hparam(
         "general",
@@ -92,6 +95,7 @@ class HSM(ModelHparams):
     num_samples: int = Hparam(64, ge=2, help="configurations that the sampler draws for every point of a batch")
     loss: LossHparams = Hparam(default_factory=LossHparams, help="as the section loss")
     classes: tuple[str | float, ...] | None = Hparam(None, help="names or values of the classes; filled in from the data")
+    features: tuple[str, ...] | None = Hparam(None, help="names of the features of a table; filled in")
 
     @property
     def label_of_runs(self) -> str:
@@ -274,7 +278,9 @@ class HSM(ModelHparams):
         if self.input_operator_count not in (None, features):
             raise ConfigError(self._mismatch("input", features))
         found: dict[str, Any] = {"input_operator_count": features}
-        if hasattr(data, "full"):  # every row, also of what is held back
+        if hasattr(data, "full"):
+            found["features"] = data.thparams.input_features
+            # Every row, also of what is held back.
             check_rows(data.full.columns[0], self.missing, data.thparams.file or "data", data.thparams.input_features)
         if self.dimension == 1:
             logger.warning("hsm.hilbert_space_dims=1: predicts the same number for every row")

@@ -13,6 +13,7 @@ from torch import Tensor
 from qsr.hparams import ConfigError
 from qsr.hsm.operators import random_parameters
 from qsr.hsm.rows import check_rows
+from qsr.training.columns import columns_of, numbers_in
 
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
@@ -54,9 +55,14 @@ def gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
 def feature_rows(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Tensor:
     """x as (S, K) float64 on the model's device; a copy of arrays, which may be read-only or run backwards.
 
+    Of a frame the columns with the names of the features are taken.
+
     Raises:
         ConfigError: for another shape, and as `check_rows`.
     """
+    if hasattr(x, "columns") and model.thparams.features is not None:
+        names = model.thparams.features
+        x = numbers_in(columns_of(x), names, "data")
     numbers = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
     rows = torch.from_numpy(np.array(numbers, dtype=np.float64, order="C"))
     if rows.dim() != 2 or rows.shape[1] != model.num_features:

@@ -34,6 +34,7 @@ class TimeLimit(Callback):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.passed = False
         self._end = 0.0
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -41,6 +42,7 @@ class TimeLimit(Callback):
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
         if time.monotonic() > self._end:
+            self.passed = True
             trainer.stopped = f"the time limit of {self.seconds:g} s has passed"
             logger.info("%s", trainer.stopped)
 
@@ -53,6 +55,7 @@ class Experiment:
         name, description: as given.
         run: its directory, settings and model.
         metrics: see `metrics_of`.
+        status: completed, or timeout.
     """
 
     name: str
@@ -125,13 +128,18 @@ class ExperimentClient:
                 torch.set_num_threads(int(threads))
             data = Table(settings.data, None if isinstance(source, (str, Path)) else source)
             began = time.monotonic()
-            run = start_fit(settings, data=data, callbacks=[] if limit is None else [TimeLimit(limit)])
+            limits = [] if limit is None else [TimeLimit(limit)]
+            run = start_fit(settings, data=data, callbacks=limits)
             metrics = metrics_of(run, data, time.monotonic() - began)
         finally:
             torch.set_num_threads(before)
-        return Experiment(name, description, run, metrics)
+        return Experiment(name, description, run, metrics, "timeout" if any(limit.passed for limit in limits) else "completed")
 
     def _dataset(self, name: str) -> Any:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"dataset_name: must be a name, found {type(name).__name__}; ExperimentClient(datasets={{name: frame}})"
+            )
         if isinstance(self.datasets, Mapping):
             if name not in self.datasets:
                 raise ConfigError(f"dataset_name={name}: unknown{nearest(name, self.datasets)}")

@@ -18,6 +18,7 @@ from qsr.training.device import find_device
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
+from qsr.training.rate import ScheduledStep
 from qsr.training.table import Table
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,13 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     Raises:
         ConfigError: if they name none.
     """
-    if settings.data is None or (settings.data.section == "data" and settings.data.module_name is None):
+    named = settings.data is not None and (
+        settings.data.module_name is not None or getattr(settings.data, "file", None) is not None
+    )
+    if not named:
         if getattr(settings.model, "data_section", "data") == "table":
+            if settings.data is not None and settings.data.sha256 is not None:
+                raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=Table(...))")
             raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
         raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
     found: PyTorchData[Any] = settings.data.build()
@@ -151,12 +157,13 @@ def _run(started: StartedFit, directory: RunDirectory | None, progress: bool, re
             if directory is not None:
                 directory.write_settings(settings)
                 logger.info("run directory %s", directory.path)
-            train, name = settings.train, settings.optimizer.name
+            train, rule = settings.train, trainer.update_rule
+            follows = isinstance(rule, ScheduledStep)
+            how = f"{settings.optimizer.name}, lr={train.lr:g}, {settings.scheduler.name}" if follows else type(rule).__name__
+            for line in model.describe_data(objective):
+                logger.info("%s", line)
             logger.info("%s with %d parameters in %s", type(model).__name__, model.num_params, train.precision)
-            logger.info(
-                "%d epochs of %d steps, %s, lr=%g, %s, seed=%d",
-                *(train.max_epochs, objective.steps_per_epoch, name, train.lr, settings.scheduler.name, train.seed),
-            )
+            logger.info("%d epochs of %d steps, %s, seed=%d", train.max_epochs, objective.steps_per_epoch, how, train.seed)
         trainer.fit()
     return Run(None if directory is None else directory.path, settings, model)
 

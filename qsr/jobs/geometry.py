@@ -80,7 +80,7 @@ class GeometryReport:
         if self.geometry.dimension < highest or highest < 1:
             return ""
         why = f"{len(self.features)} features" if len(self.features) <= highest + 1 else f"d={self.geometry.levels}"
-        return f" (the most that {why} can show)"
+        return f" or more ({why} can show no more)"
 
 
 def hsm_geometry(

@@ -134,8 +134,13 @@ def _plot_epochs(run: RunDirectory, target: Path) -> Path:
     names = list(dict.fromkeys(name.partition("_")[2] for name in epochs if "_" in name))
     if not names:
         raise ConfigError(f"{run.path}: no epoch is finished yet; nothing to draw")
-    figure = Figure(figsize=(5 * len(names), 3.8), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(names) :]:
+        axes.set_visible(False)
+    for axes, name in zip(grid, names, strict=False):
         for part in ("training", "validation"):
             if f"{part}_{name}" in epochs:
                 axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], label=part)

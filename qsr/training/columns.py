@@ -135,9 +135,8 @@ def _read_csv(file: Path) -> Columns:
     if not rows:
         raise ConfigError(f"{file}: is empty")
     names = [name.strip() for name in rows[0]]
-    if "" in names:
-        number = names.index("") + 1
-        raise ConfigError(f"{file}: column {number} has no name (of an index? pandas writes none with to_csv(..., index=False))")
+    if len(names) == 1 and ";" in names[0]:
+        raise ConfigError(f"{file}: columns are separated by ';', expected ','")
     if len(set(names)) < len(names):
         raise ConfigError(f"{file}: two columns have the name '{next(name for name in names if names.count(name) > 1)}'")
     for number, row in enumerate(rows[1:], start=2):

@@ -26,6 +26,7 @@ class LossHparams(NamedHparams):
 
     section: ClassVar[str] = "loss"
     module: ClassVar[str] = "torch.nn"
+    shorthands: ClassVar[dict[str, str]] = {"module_name": "the name in full: torch.nn.MSELoss"}
     refused: ClassVar[dict[str, str]] = {
         **dict.fromkeys(
             (

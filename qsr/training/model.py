@@ -101,6 +101,10 @@ class Model(nn.Module, WithHparams[TModelHparams]):
     def prepare_fit(self, batches: Iterable[Any]) -> None:
         """Called once, before a run's first step, with the batches of the training data: to standardise, to start from them."""
 
+    def describe_data(self, objective: Any) -> list[str]:
+        """Lines about what it learns from, for the log."""
+        return []
+
     def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         """What is reported of an epoch, from the means over samples of what was logged (`training/...`): for ratios and roots.
 

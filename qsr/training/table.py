@@ -21,6 +21,8 @@ from qsr.training.data import DataHparams, PyTorchData, TensorRows
 
 logger = logging.getLogger(__name__)
 
+MOST_CLASSES = 20  # of few rows: more of them are rather measurements
+
 
 class TableHparams(DataHparams):
     """Columns of a table, and how its rows are split."""
@@ -134,6 +136,8 @@ class Table(PyTorchData[TableHparams]):
         where = settings.file or "data"
         check_present(columns, settings.targets, f"{where}: data.targets")
         others = tuple(name for name in columns if name not in settings.targets)
+        if "" in others and settings.input_features is None:
+            raise ConfigError(f"{where}: a column has no name (the index of a frame?); name the features with input_features")
         if settings.file is not None and is_snapshot_file(settings.file):
             others = ("n*",)  # what else is known of a snapshot is no feature unless it is named
         features = settings.input_features or others
@@ -156,6 +160,8 @@ class Table(PyTorchData[TableHparams]):
         if self._given is not None:
             return columns_of(self._given)
         file = str(self.thparams.file)
+        if self.thparams.sha256 is not None and not Path(file).exists() and not Path(file).is_absolute():
+            raise ConfigError(f"{file}: not here; the run names its table as it was called where the run was started")
         columns = read_columns(file)
         found = self._checked(hashlib.sha256(Path(file).read_bytes()).hexdigest())
         self.thparams = self.thparams.updated({"sha256": found})
@@ -239,6 +245,8 @@ class Table(PyTorchData[TableHparams]):
         sizes = [len(rows) for rows in found]
         if any(share and not size for share, size in zip(shares, sizes, strict=True)) or not all(len(rows) for rows in parts[0]):
             shown = ", ".join(f"{share:g}" for share in shares)
+            if len(groups) > max(MOST_CLASSES, count / 2):
+                raise ConfigError(f"data.targets={settings.targets[0]}: {len(groups)} values in {count} rows are not classes")
             what = "a part without rows"
             if len(groups) > 1:
                 what = (

@@ -35,7 +35,8 @@ class Interrupted(Exception):
     """SIGINT or SIGTERM ended a fit between two steps; everything is saved in `directory` (if the run has one)."""
 
     def __init__(self, signum: int, directory: RunDirectory | None) -> None:
-        super().__init__(signal.Signals(signum).name)
+        saved = "" if directory is None else f"; saved in {directory.path}, go on with qsr.resume"
+        super().__init__(signal.Signals(signum).name + saved)
         self.signum = signum
         self.directory = directory
 

@@ -173,7 +173,7 @@ def test_predictions_for_rows_without_a_target_or_with_another(tmp_path: Path) -
 
 def test_an_index_is_no_feature_and_a_snapshot_s_label_neither(tmp_path: Path) -> None:
     frame().to_csv(tmp_path / "with.csv")
-    with pytest.raises(ConfigError, match=r"column 1 has no name .*index=False"):
+    with pytest.raises(ConfigError, match=r"a column has no name .*name the features with input_features"):
         Table({"file": str(tmp_path / "with.csv"), "targets": "y", "seed": 0})
     configs = np.random.default_rng(0).integers(0, 2, (30, 4)).astype(np.uint8)
     known = {"labels": np.arange(30) % 2, "log_prob": np.zeros(30)}

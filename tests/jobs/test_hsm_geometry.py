@@ -106,7 +106,7 @@ def test_the_table_says_when_more_could_not_be_shown(run: Run) -> None:
         "degenerate",
     }
     dimension = hsm_geometry(run).geometry.dimension
-    assert shown["intrinsic dimension"] == ("2 (the most that 3 features can show)" if dimension == 2 else "1")
+    assert shown["intrinsic dimension"] == ("2 or more (3 features can show no more)" if dimension == 2 else "1")
 
 
 @pytest.mark.parametrize("features", [1, 2, 5])
@@ -119,7 +119,7 @@ def test_any_model_and_number_of_features(features: int, tmp_path: Path) -> None
     found = hsm_geometry(trained, table, write=True)
     assert found.features == tuple(names) and found.points.shape == (24, features)
     assert (tmp_path / "hsm" / "pauli" / "0" / "geometry.png").stat().st_size > 10_000
-    with pytest.raises(ConfigError, match=r"data\.file: missing"):
+    with pytest.raises(ConfigError, match=r"data\.file: this run has seen data in memory"):
         hsm_geometry(trained.path)
 
 
