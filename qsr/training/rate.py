@@ -55,7 +55,12 @@ class ScheduledStep:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group in self.optimizer.param_groups:
             group["lr"] = group["lr"] * self.rate_factor
-        self.optimizer.step(closure)
+        try:
+            self.optimizer.step(closure)
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            raise ConfigError(f"train.lr={used:g}: too large for the number format of the parameters") from None
         for group, scheduled in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = scheduled  # schedulers compute the next rate from this one
         if self.scheduler is not None and self.settings.interval == "step":

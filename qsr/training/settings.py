@@ -55,7 +55,6 @@ class TrainHparams(Hparams):
     lr: float | None = Hparam(
         None,
         gt=0,
-        lt=1e30,
         allow_inf_nan=False,
         help="learning rate (the peak, where the scheduler has one); None: 0.005, 0.05 with spring and minsr, and for models on "
         "data the default of the optimizer",
