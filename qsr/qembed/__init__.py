@@ -2,3 +2,7 @@
 
 from qsr.qembed.entanglement import Bonds as Bonds
 from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
+from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
+from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
+from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
+from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
