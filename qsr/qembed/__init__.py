@@ -9,3 +9,4 @@ from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasuremen
 from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
 from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
+from qsr.qembed.sampler import SenseSampler as SenseSampler
