@@ -53,6 +53,17 @@ def checked_probability(value: float | Tensor) -> float | Tensor:
     return float(value)
 
 
+def check_fits(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a tensor that does not broadcast to a shape.
+
+    Raises:
+        ConfigError: names both shapes.
+    """
+    own = (1,) * (len(shape) - values.dim()) + tuple(values.shape)
+    if len(own) != len(shape) or any(size not in (1, wanted) for size, wanted in zip(own, shape, strict=True)):
+        raise ConfigError(f"{name}: must fit the shape {shape}, found {tuple(values.shape)}")
+
+
 def checked_size(name: str, value: int | None, config: Any, attribute: str) -> int:
     """A number of at least 1, from `config.attribute` where there is a config.
 

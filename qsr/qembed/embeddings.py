@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams.base import ConfigError
-from qsr.qembed.arguments import checked_mask, checked_probability, checked_size, is_exactly
+from qsr.qembed.arguments import check_fits, checked_mask, checked_probability, checked_size, is_exactly
 from qsr.qembed.context import context_encoder as make_encoder
 from qsr.qembed.entanglement import Correlations, EntanglementCorrelation
 from qsr.qembed.functional import (
@@ -289,6 +289,10 @@ class QuantumEmbeddings(Tagged):
             expected = (*input_ids.shape, self.embedding_dim)
             raise ConfigError(f"context: must be (B, L, D) = {expected}, found {tuple(context.shape)}")
         chance = self._chance(collapse, collapse_probability)
+        if isinstance(chance, Tensor):
+            check_fits("collapse_probability", chance, tuple(input_ids.shape))
+        for part in noise or ():
+            check_fits("noise", part, tuple(input_ids.shape))
         # Rounding phases and probabilities to 8 bits would ruin interference and normalisation.
         with torch.autocast(input_ids.device.type, enabled=False):
             return self._forward(input_ids.long(), mask, context, chance, noise, self.training if sample is None else sample)

@@ -209,6 +209,8 @@ def test_inputs_that_are_refused() -> None:
         ({"context": torch.zeros(2, 5, 3)}, r"context: must be \(B, L, D\) = \(2, 5, 8\)"),
         ({"collapse_probability": 1.5}, "collapse_probability=1.5"),
         ({"collapse_probability": torch.tensor([0.1, -0.1, 0, 0, 0])}, "collapse_probability: must be between 0 and 1 in every"),
+        ({"collapse_probability": torch.zeros(2)}, r"collapse_probability: must fit the shape \(2, 5\), found \(2,\)"),
+        ({"noise": (torch.zeros(2, 5), torch.zeros(2, 4))}, r"noise: must fit the shape \(2, 5\), found \(2, 4\)"),
         ({"collapse": True, "collapse_probability": 0.5}, "collapse: stands for"),
     ]
     for arguments, message in cases:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qsr.estimators.local_energy import local_energy
+from qsr.estimators.local_energy import local_energy, weighted_loss
 from qsr.hamiltonians import Rydberg
 from qsr.hamiltonians.base import configurations
 from qsr.hparams import ConfigError
@@ -127,6 +127,24 @@ def test_the_shared_local_energy_is_the_expectation_of_the_hamiltonian(theta: fl
         pairs = torch.triu(n[:, None] * n, 1) * 7.0 / distance.clamp_min(1) ** 6
         mean_field = (-a[:, 0] * a[:, 1] - n).sum() + pairs.sum()
         assert mean_field.item() == pytest.approx(exact, abs=1e-8)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_the_gradient_of_the_energy_is_that_of_the_wave_function(is_complex: bool) -> None:
+    hamiltonian = Rydberg(Lx=4, Ly=1, V=7.0, delta=1.0, Omega=1.0).build()
+    sampler = SenseSampler(amplitudes(4, 2, is_complex), coupled(2, "custom" if is_complex else "bell_state", 0.7))
+    configs = configurations(4)
+    parameters = list(sampler.parameters())
+    matrix = torch.tensor(hamiltonian.to_sparse().toarray(), dtype=torch.complex128)
+    psi = sampler.log_amplitude(configs).exp()
+    exact = torch.autograd.grad((psi.conj() @ matrix @ psi).real, parameters)
+    weights = sampler.log_prob(configs).exp().detach()
+    values = local_energy(sampler, hamiltonian, configs).values
+    terms = weights * (values - (weights * values).sum())
+    phase = sampler.phase(configs) if is_complex else None
+    found = torch.autograd.grad(weighted_loss(sampler.log_prob(configs), terms, weights, phase), parameters)
+    for first, second in zip(found, exact, strict=True):
+        assert torch.allclose(first, second, rtol=0, atol=1e-10)
 
 
 def test_flips_are_those_of_any_sampler() -> None:
