@@ -1,0 +1,12 @@
+"""Quantum embeddings: tokens as superpositions of senses, entangled along the sequence and collapsed by their context."""
+
+from qsr.qembed.embeddings import COLLAPSE_STRATEGIES as COLLAPSE_STRATEGIES
+from qsr.qembed.embeddings import QuantumEmbeddings as QuantumEmbeddings
+from qsr.qembed.entanglement import Bonds as Bonds
+from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
+from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
+from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
+from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
+from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
+from qsr.qembed.output import QEmbedOutput as QEmbedOutput
+from qsr.qembed.sampler import SenseSampler as SenseSampler

@@ -1,0 +1,383 @@
+"""Tokens as superpositions of K senses: context moves the amplitudes, a measurement picks a sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qsr.hparams.base import ConfigError
+from qsr.qembed.arguments import check_fits, checked_mask, checked_probability, checked_size, is_exactly
+from qsr.qembed.context import context_encoder as make_encoder
+from qsr.qembed.entanglement import Correlations, EntanglementCorrelation
+from qsr.qembed.functional import (
+    UNCERTAINTIES,
+    at_least_single,
+    bayes_update,
+    check_name,
+    l1_coherence,
+    straight_through,
+    superposition,
+    uncertainty,
+    unit,
+)
+from qsr.qembed.measurement import VectorMeasurement
+from qsr.qembed.output import QEmbedOutput
+from qsr.qembed.roles import Tagged
+from qsr.qembed.tables import KroneckerTable
+
+COLLAPSE_STRATEGIES = ("context_aware", "born", "soft", "argmax", "none")
+READOUTS = ("concat", "born", "real")
+Noise = tuple[Tensor, Tensor]
+_SAMPLED = ("context_aware", "born")
+_PRIOR_FLOOR = 1e-4  # of initial sense probabilities, so that superposition_strength=0 can still learn
+_LOGIT_NOISE = 0.3
+_CONTEXT_SCALE = 0.05  # the context says almost nothing at the start
+_TURN = 2 * math.pi
+
+
+class QuantumEmbeddings(Tagged):
+    """|Psi_v> = sum_k a_vk |k>|s_vk> for each token v: K complex amplitudes, sum_k |a_vk|^2 = 1, and K unit vectors in C^C.
+
+    The context c_t of a token multiplies its amplitudes by exp(Re <s_k|c_t> / (2 temperature)) (Bayes' rule for the sense
+    probabilities p -> p'), entanglement correlates the outcomes of the tokens, and with the collapse probability a token is
+    measured: z_t = s_k with k ~ p', where it is not z_t = sum_k a'_tk s_k. All parameters are real.
+
+    Args:
+        vocab_size, embedding_dim: V and D; or `config` with `.vocab_size` and `.hidden_size`.
+        num_states: K.
+        superposition_strength: 0: each token starts in its first sense; 1: in all of them equally.
+        collapse_strategy: 'context_aware': sample from p'; 'born': from p, without context; 'soft': the decohered mean
+            sum_k p'_k s_k, no outcome is read; 'argmax': the likeliest sense; 'none': never collapse.
+        context_encoder: 'mean', 'attention', 'conv' ('convolution') or 'rnn' over the other tokens; `context_window`: how many
+            to each side.
+        temperature: of the evidence.
+        causal: outputs at t depend on tokens up to t only.
+        readout: 'concat': [Re z; Im z] times a trainable scale, D = 2C; 'born': probabilities |<u_m|z>|^2 of
+            `num_measurements` (default D) vectors that resolve the identity, through Linear; 'real': Re z, D = C.
+        uncertainty_type: 'entropy', 'von_neumann', 'purity' or 'variance' (`qsr.qembed.functional`).
+        entanglement: None, a correlation type, or an `EntanglementCorrelation`; `entanglement_strength`,
+            `entanglement_pairs`, `ghz_size`: its settings, for a type.
+        padding_idx: a token whose outputs are zero.
+        factorization: None, or 'ketxs': tables as sums of `rank` Kronecker products of `order` (default 2) leaves.
+        dropout: of the outputs.
+        seed: of the parameters; None: torch's global generator.
+
+    Raises:
+        ConfigError: (a ValueError) for a setting out of bounds.
+    """
+
+    roles: ClassVar[Mapping[str, str]] = {
+        "amplitude_logits": "amplitude",
+        "phases": "phase",
+        "sense_real": "sense",
+        "sense_imag": "sense",
+        "context_proj": "context",
+        "context_encoder": "context",
+        "measurement": "measurement",
+        "entanglement": "coupling",
+    }
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        vocab_size: int | None = None,
+        embedding_dim: int | None = None,
+        num_states: int = 4,
+        *,
+        config: Any = None,
+        superposition_strength: float = 1.0,
+        collapse_strategy: str = "context_aware",
+        context_encoder: str = "mean",
+        context_window: int | None = None,
+        temperature: float = 0.25,
+        causal: bool = False,
+        readout: str = "concat",
+        num_measurements: int | None = None,
+        uncertainty_type: str = "entropy",
+        entanglement: str | EntanglementCorrelation | None = None,
+        entanglement_strength: float = 0.5,
+        entanglement_pairs: str | Tensor = "chain",
+        ghz_size: int = 4,
+        padding_idx: int | None = None,
+        factorization: str | None = None,
+        rank: int = 4,
+        order: int | None = None,
+        dropout: float = 0.0,
+        seed: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size = checked_size("vocab_size", vocab_size, config, "vocab_size")
+        self.embedding_dim = checked_size("embedding_dim", embedding_dim, config, "hidden_size")
+        self.num_states = checked_size("num_states", num_states, None, "")
+        if not 0 <= superposition_strength <= 1:
+            raise ConfigError(f"superposition_strength={superposition_strength}: must be between 0 and 1")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ConfigError(f"temperature={temperature}: must be a finite number above 0")
+        check_name("readout", readout, READOUTS)
+        check_name("uncertainty_type", uncertainty_type, UNCERTAINTIES)
+        if readout != "real" and self.embedding_dim % 2:
+            raise ConfigError(f"embedding_dim={self.embedding_dim}: must be even for readout={readout!r}; or use readout='real'")
+        if num_measurements is not None and readout != "born":
+            raise ConfigError(f"num_measurements={num_measurements}: is for readout='born', not for {readout!r}")
+        if padding_idx is not None and not 0 <= padding_idx < self.vocab_size:
+            raise ConfigError(f"padding_idx={padding_idx}: must be between 0 and vocab_size - 1 = {self.vocab_size - 1}")
+        if factorization not in (None, "ketxs"):
+            raise ConfigError(f"factorization={factorization!r}: must be None or 'ketxs'")
+        if order is not None and factorization is None:
+            raise ConfigError(f"order={order}: is for factorization='ketxs'")
+        self.collapse_strategy = collapse_strategy
+        self.temperature, self.causal, self.readout, self.padding_idx = temperature, causal, readout, padding_idx
+        self.uncertainty_type, self.factorization = uncertainty_type, factorization
+        self.collapse_probability: float | Tensor = 0.0  # of calls that do not give one
+        # Everything that torch's own modules draw follows the seed too, and nothing outside notices.
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            self._add_tables(superposition_strength, factorization, rank, 2 if order is None else order)
+            self._add_readout(num_measurements)
+            self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
+            nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
+            self.context_encoder = make_encoder(context_encoder, self.embedding_dim, context_window, causal)
+            if isinstance(entanglement, str):
+                entanglement = EntanglementCorrelation(
+                    self.num_states, entanglement, entanglement_strength, entanglement_pairs, ghz_size
+                )
+        if entanglement is not None and entanglement.num_states != self.num_states:
+            raise ConfigError(f"entanglement: has num_states={entanglement.num_states}; the embedding has {self.num_states}")
+        self.entanglement = entanglement
+        self.dropout = nn.Dropout(dropout)
+        self.tag()
+        self.to(device)
+
+    def _add_tables(self, strength: float, factorization: str | None, rank: int, order: int) -> None:
+        states, width = self.num_states, self.sense_dim
+        prior = torch.full((states,), strength / states)
+        prior[0] += 1 - strength
+        self.register_buffer("log_prior", (prior + _PRIOR_FLOOR).log(), persistent=False)
+        if factorization is not None:
+            # Standard deviations of what stands below; angles of this width are spread over the whole circle.
+            deviations = {"amplitude_logits": _LOGIT_NOISE, "phases": _TURN / 12**0.5, "sense_real": 1.0, "sense_imag": 1.0}
+            for name, deviation in deviations.items():
+                columns = states * width if name.startswith("sense") else states
+                setattr(self, name, KroneckerTable(self.vocab_size, columns, rank, order, deviation))
+            return
+        rows = self.vocab_size
+        self.amplitude_logits = nn.Parameter(self.log_prior + _LOGIT_NOISE * torch.randn(rows, states))
+        self.phases = nn.Parameter(_TURN * torch.rand(rows, states))
+        self.sense_real = nn.Parameter(torch.randn(rows, states, width))
+        self.sense_imag = nn.Parameter(torch.randn(rows, states, width))
+
+    def _add_readout(self, num_measurements: int | None) -> None:
+        self.measurement: VectorMeasurement | None = None
+        scale = math.sqrt(self.embedding_dim / 2)
+        if self.readout == "born":
+            outcomes = self.embedding_dim if num_measurements is None else num_measurements
+            self.measurement = VectorMeasurement(self.sense_dim, outcomes)
+            self.linear = nn.Linear(outcomes, self.embedding_dim)
+            scale = 1.0  # the linear layer has a scale of its own
+        self.output_scale = nn.Parameter(torch.tensor(scale))
+
+    @property
+    def sense_dim(self) -> int:
+        """C, complex dimensions of a sense vector."""
+        return self.embedding_dim if self.readout == "real" else self.embedding_dim // 2
+
+    @property
+    def collapse_strategy(self) -> str:
+        """One of `COLLAPSE_STRATEGIES`; may be changed at any time."""
+        return self._collapse_strategy
+
+    @collapse_strategy.setter
+    def collapse_strategy(self, value: str) -> None:
+        check_name("collapse_strategy", value, COLLAPSE_STRATEGIES)
+        self._collapse_strategy = value
+
+    def set_collapse_probability(self, probability: float | Tensor) -> None:
+        """The collapse probability of calls that do not give one: a number, or a tensor that fits (B, L).
+
+        Raises:
+            ConfigError: if it lies outside [0, 1].
+        """
+        self.collapse_probability = checked_probability(probability)
+
+    def draw_noise(self, batch: int, length: int, generator: torch.Generator | None = None) -> Noise:
+        """The uniforms of one call, each (B, L): which tokens collapse, and to which sense.
+
+        A checkpointed region must be given them: a generator inside it would draw anew when it is computed again.
+        """
+        scale = self.output_scale
+        uniforms = torch.rand(2, batch, length, generator=generator, dtype=at_least_single(scale).dtype, device=scale.device)
+        return uniforms[0], uniforms[1]
+
+    # --- the state of the tokens ------------------------------------------------------------------------------------
+
+    def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """ln p (..., K), phases (..., K) and unit senses [Re s; Im s] (..., K, 2C) of tokens (...), at least single precision."""
+        logits, phases, real, imag = (self._row(name, ids) for name in ("amplitude_logits", "phases", "sense_real", "sense_imag"))
+        if self.factorization is not None:
+            logits = logits + self.log_prior
+        if self.num_states == 1:
+            phases = torch.zeros_like(phases)  # of the token as a whole: nothing that is measured depends on it
+        shape = (*ids.shape, self.num_states, self.sense_dim)
+        senses = unit(torch.cat([real.view(shape), imag.view(shape)], dim=-1))
+        return torch.log_softmax(logits, dim=-1), phases, senses
+
+    def _row(self, name: str, ids: Tensor) -> Tensor:
+        table = getattr(self, name)
+        found = table(ids) if isinstance(table, KroneckerTable) else nn.functional.embedding(ids, table.flatten(1))
+        return at_least_single(found)
+
+    def posterior(self, log_probs: Tensor, phases: Tensor, senses: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        """ln p' (B, L, K) after the context, before entanglement, of what `rows` gives for tokens (B, L)."""
+        if self.collapse_strategy == "born":
+            return log_probs
+        if context is None:
+            superposed = self._flat(superposition(log_probs, phases, senses)) * mask[..., None]
+            weights = next(self.context_encoder.parameters(), superposed)  # layers of torch want inputs of their own format
+            context = self.context_encoder(superposed.to(weights.dtype), mask)
+        direction = nn.functional.linear(context.to(senses.dtype), at_least_single(self.context_proj.weight))
+        # Re <s|c> of complex vectors is the product of [Re; Im].
+        found = (senses @ direction[..., None]).squeeze(-1) / self.temperature
+        return bayes_update(log_probs, found)
+
+    def _flat(self, states: Tensor) -> Tensor:
+        """[Re z; Im z] (..., 2C) as D real numbers: all of them, or for readout='real' the real parts."""
+        return states[..., : self.sense_dim] if self.readout == "real" else states
+
+    def correlate(self, log_probs: Tensor, mask: Tensor) -> Correlations:
+        """Entangle the registers of tokens (B, L, K)."""
+        return Correlations(log_probs) if self.entanglement is None else self.entanglement(log_probs, mask, self.causal)
+
+    # --- the layer --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        context: Tensor | None = None,
+        collapse: bool | None = None,
+        collapse_probability: float | Tensor | None = None,
+        noise: Noise | None = None,
+        sample: bool | None = None,
+    ) -> QEmbedOutput:
+        """Embed tokens (B, L).
+
+        Args:
+            attention_mask: (B, L) of 0 and 1 (padding: 0).
+            token_type_ids, position_ids: accepted as BERT's embeddings do, and ignored.
+            context: (B, L, D) in place of what the context encoder finds.
+            collapse: True or False for probability 1 or 0.
+            collapse_probability: in [0, 1], a number or a tensor that fits (B, L); default: as set before, 0 at first.
+            noise: see `draw_noise`; default: drawn from torch's global generator where something is random.
+            sample: measure at random (default in training mode), or take the likeliest sense and, for probabilities between
+                0 and 1, the mean of both cases (default in evaluation mode).
+
+        Raises:
+            TypeError: for ids that are no integers.
+            IndexError: for ids outside the vocabulary.
+            ConfigError: for a probability outside [0, 1] and shapes that do not fit.
+        """
+        mask = self.valid_tokens(input_ids, attention_mask)
+        if context is not None and context.shape != (*input_ids.shape, self.embedding_dim):
+            expected = (*input_ids.shape, self.embedding_dim)
+            raise ConfigError(f"context: must be (B, L, D) = {expected}, found {tuple(context.shape)}")
+        chance = self._chance(collapse, collapse_probability)
+        if isinstance(chance, Tensor):
+            check_fits("collapse_probability", chance, tuple(input_ids.shape))
+        for part in noise or ():
+            check_fits("noise", part, tuple(input_ids.shape))
+        # Rounding phases and probabilities to 8 bits would ruin interference and normalisation.
+        with torch.autocast(input_ids.device.type, enabled=False):
+            return self._forward(input_ids.long(), mask, context, chance, noise, self.training if sample is None else sample)
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, context: Tensor | None, chance: float | Tensor, noise: Noise | None, sample: bool
+    ) -> QEmbedOutput:
+        prior, phases, senses = self.rows(ids)
+        found = self.correlate(self.posterior(prior, phases, senses, mask, context), mask)
+        probs = found.log_marginals.exp()
+        share = torch.as_tensor(chance, dtype=probs.dtype, device=probs.device).expand(ids.shape)
+        weight, outcome = self._measure(found, chance, share, noise, sample)
+        collapsed = mask & (weight >= 1)
+
+        states = torch.zeros_like(senses[..., 0, :])
+        if not is_exactly(chance, 1.0):
+            states = (1 - weight[..., None]) * superposition(found.log_marginals, phases, senses)
+        if not is_exactly(chance, 0.0):
+            choice = probs if outcome is None else straight_through(outcome, probs)
+            states = states + weight[..., None] * (choice[..., None, :] @ senses).squeeze(-2)
+        embeddings = self.dropout(self._read(states)) * mask[..., None]
+
+        keep = mask.to(probs.dtype)
+        doubt = uncertainty(self.uncertainty_type, probs, self._complex(senses)) * keep
+        log_prob = probs.new_zeros(len(ids))
+        if outcome is not None:
+            outcome = outcome.masked_fill(~collapsed, -1)
+            log_prob = found.log_prob(outcome)
+        return QEmbedOutput(
+            embeddings=embeddings.to(self.output_scale.dtype),
+            uncertainty=doubt,
+            residual_uncertainty=doubt if self.collapse_strategy == "soft" else doubt * (1 - weight),
+            probs=probs * keep[..., None],
+            amplitudes=torch.polar((0.5 * found.log_marginals).exp(), phases) * keep[..., None],
+            outcome=torch.full_like(ids, -1) if outcome is None else outcome,
+            collapse_mask=collapsed,
+            coherence=l1_coherence(probs, share) * keep,
+            log_prob_outcome=log_prob,
+            bonds=found.bonds,
+            mask=mask,
+        )
+
+    def _measure(
+        self, found: Correlations, chance: float | Tensor, share: Tensor, noise: Noise | None, sample: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """How much of each token is collapsed, (B, L) in [0, 1], and its sense (B, L); None where no outcome is read."""
+        if is_exactly(chance, 0.0):
+            return share, None
+        by_chance = sample and self.collapse_strategy in _SAMPLED
+        partly = sample and not is_exactly(chance, 1.0)
+        if noise is None and (by_chance or partly):
+            noise = self.draw_noise(*share.shape)
+        weight = (noise[0] < share).to(share.dtype) if partly and noise is not None else share
+        if self.collapse_strategy == "soft":
+            return weight, None
+        if by_chance and noise is not None:
+            return weight, found.draw(noise[1])
+        return weight, found.log_marginals.argmax(dim=-1)
+
+    def _read(self, states: Tensor) -> Tensor:
+        """Embeddings (B, L, D) of states [Re z; Im z] (B, L, 2C)."""
+        scale = at_least_single(self.output_scale)
+        if self.measurement is None:
+            return scale * self._flat(states)
+        probs = self.measurement(unit(self._complex(states)))
+        # The mean over outcomes is 1/M; times M they have the size that the layer's initial weights are made for.
+        weight, bias = at_least_single(self.linear.weight), at_least_single(self.linear.bias)
+        return scale * nn.functional.linear(probs.shape[-1] * probs, weight, bias)
+
+    def _complex(self, states: Tensor) -> Tensor:
+        return torch.complex(states[..., : self.sense_dim], states[..., self.sense_dim :])
+
+    def get_uncertainty(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, L) uncertainty of tokens before a measurement."""
+        return self(input_ids, attention_mask, collapse=False).uncertainty
+
+    def valid_tokens(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, L) bool: the tokens that count; raises as `forward` does."""
+        return checked_mask(ids, attention_mask, self.vocab_size, self.padding_idx)
+
+    def _chance(self, collapse: bool | None, probability: float | Tensor | None) -> float | Tensor:
+        """The collapse probability of a call."""
+        if collapse is not None:
+            if probability is not None:
+                raise ConfigError("collapse: stands for collapse_probability 1 or 0; give one of the two")
+            probability = float(collapse)
+        chance = self.collapse_probability if probability is None else checked_probability(probability)
+        return 0.0 if self.collapse_strategy == "none" else chance
