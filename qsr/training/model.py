@@ -101,6 +101,12 @@ class Model(nn.Module, WithHparams[TModelHparams]):
     def prepare_fit(self, batches: Iterable[Any]) -> None:
         """Called once, before a run's first step, with the batches of the training data: to standardise, to start from them."""
 
+    def begin_step(self, epoch: int, step: int, steps: int) -> None:
+        """Called before each step of training, the `step`-th of `steps` in an epoch: for what changes along a run.
+
+        Nothing of it needs saving: a run that is resumed begins its next step like any other.
+        """
+
     def describe_data(self, objective: Any) -> list[str]:
         """Lines about what it learns from, for the log."""
         return []

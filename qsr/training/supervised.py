@@ -143,6 +143,7 @@ class Supervised:
             yield [BatchKey(self.seed, epoch * self.steps_per_epoch + step, minibatch) for minibatch in range(number)]
 
     def prepare(self, model: Model[Any], keys: Sequence[BatchKey]) -> tuple[list[DataBatch], Metrics]:
+        model.begin_step(*divmod(keys[0].step, self.steps_per_epoch), self.steps_per_epoch)
         found = []
         for key in keys:
             seed_global(derived_seed(key.seed, "data", key.step, key.minibatch))  # for loaders of a user's own

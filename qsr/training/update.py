@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,12 +55,12 @@ class TorchUpdate(ScheduledStep):
         model.train()
         batches, metrics = objective.prepare(model, keys)
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            found, norm, rate = self._line_search(model, objective, batches)
+            found, norms, rate = self._line_search(model, objective, batches)
         else:
             found, _ = self._gradient(model, objective, batches)
-            norm = self._clip(model)
+            norms = self.clip(model)
             rate = self.step()
-        return {**metrics, **objective.summarise(found), "gradient_norm": norm, "lr": rate}
+        return {**metrics, **objective.summarise(found), **norms, "lr": rate}
 
     def _gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
         """Sum the gradients of the batches up; what each recorded, and the whole loss."""
@@ -78,26 +78,32 @@ class TorchUpdate(ScheduledStep):
             total = total + loss.detach()
         return found, total
 
-    def _line_search(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], float, float]:
+    def _line_search(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Metrics, float]:
         """A step of an optimizer that evaluates the loss of these batches several times; the first one is what is recorded."""
-        first: list[tuple[list[Metrics], float]] = []
+        first: list[tuple[list[Metrics], Metrics]] = []
 
         def closure() -> float:
             before = objective.state_dict()
             found, loss = self._gradient(model, objective, batches)
-            norm = self._clip(model)
+            norms = self.clip(model)
             if first:
                 objective.load_state_dict(before)
             else:
-                first.append((found, norm))
+                first.append((found, norms))
             return float(loss)
 
         rate = self.step(closure)
         return *first[0], rate
 
-    def _clip(self, model: nn.Module) -> float:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, self.clipping.norm_type)
-        if self.clipping.max_norm is not None:
-            nn.utils.clip_grads_with_norm_(model.parameters(), self.clipping.max_norm, norm)
-        return float(norm)
+    def clip(self, model: nn.Module) -> Metrics:
+        """Bound the norm of the gradient, and record what it was before."""
+        return {"gradient_norm": clipped(model.parameters(), self.clipping.max_norm, self.clipping.norm_type)}
+
+
+def clipped(parameters: Iterable[nn.Parameter], max_norm: float | None, norm_type: float = 2.0) -> float:
+    """Scale the gradients of parameters down to a norm; the norm that they had."""
+    owners = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in owners], norm_type)  # type: ignore[misc]
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(owners, max_norm, norm)
+    return float(norm)
