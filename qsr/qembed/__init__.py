@@ -8,5 +8,9 @@ from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
 from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
 from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
 from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
+from qsr.qembed.networks import QEmbedModelOutput as QEmbedModelOutput
+from qsr.qembed.networks import QuantumDenoiser as QuantumDenoiser
+from qsr.qembed.networks import QuantumMaskedLM as QuantumMaskedLM
+from qsr.qembed.networks import QuantumSequenceClassifier as QuantumSequenceClassifier
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
 from qsr.qembed.sampler import SenseSampler as SenseSampler
