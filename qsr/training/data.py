@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from qsr.hparams import ConfigError, Hparam, Hparams
@@ -17,23 +16,6 @@ from qsr.hparams.imports import find_class
 from qsr.training.schema import WithHparams
 
 TDataHparams = TypeVar("TDataHparams", bound="DataHparams")
-
-
-class TensorRows(Dataset[tuple[Tensor, ...]]):
-    """Tensors of equal length, whose rows are taken many at a time: no worker and no pinned memory would make it faster."""
-
-    def __init__(self, *columns: Tensor) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(column[index] for column in self.columns)
-
-    def rows(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The rows of a batch."""
-        return tuple(column[indices] for column in self.columns)
 
 
 class DataLoaderHparams(Hparams):
