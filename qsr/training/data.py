@@ -68,6 +68,18 @@ class DataHparams(Hparams):
         return find_class(str(self.module_name), PyTorchData, "data.module_name")(self)
 
 
+def check_shares(fractions: Sequence[float]) -> None:
+    """Shares of training, validation and test data.
+
+    Raises:
+        ConfigError: if they are not two or three positive numbers that add up to one.
+    """
+    if len(fractions) not in (2, 3) or any(not share > 0 for share in fractions):
+        raise ConfigError(f"data.split={tuple(fractions)}: must be two or three shares greater than 0")
+    if not math.isclose(sum(fractions), 1, rel_tol=0, abs_tol=1e-9):
+        raise ConfigError(f"data.split={tuple(fractions)}: dataset_split must sum to 1, got {sum(fractions):g}")
+
+
 class PyTorchData(WithHparams[TDataHparams]):
     """Base class of data modules: `class MyData(PyTorchData[MyDataHparams])` with `get_dataset`.
 
@@ -102,10 +114,7 @@ class PyTorchData(WithHparams[TDataHparams]):
         Raises:
             ConfigError: if the shares are not two or three positive numbers that add up to one, or a part would be empty.
         """
-        if len(fractions) not in (2, 3) or any(not share > 0 for share in fractions):
-            raise ConfigError(f"data.split={tuple(fractions)}: must be two or three shares greater than 0")
-        if not math.isclose(sum(fractions), 1, rel_tol=0, abs_tol=1e-9):
-            raise ConfigError(f"data.split={tuple(fractions)}: dataset_split must sum to 1, got {sum(fractions):g}")
+        check_shares(fractions)
         total = len(dataset)  # type: ignore[arg-type]
         sizes = [math.floor(share * total) for share in fractions]
         for index in range(total - sum(sizes)):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from qsr.hparams import ConfigError, Hparam
 from qsr.training.data import DataHparams, PyTorchData
+
+logger = logging.getLogger(__name__)
 
 TFileHparams = TypeVar("TFileHparams", bound="FileHparams")
 
@@ -46,6 +49,12 @@ class FileData(PyTorchData[TFileHparams]):
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "split", "sha256")
     named_by_module = False
+
+    def __init__(self, hparams: TFileHparams | Mapping[str, Any]) -> None:
+        super().__init__(hparams)
+        loader = self.thparams.loader
+        if loader is not None and (loader.num_workers or loader.pin_memory):
+            logger.info("data.loader: num_workers and pin_memory are not needed: the data are in memory")
 
     def like(self, stored: Any) -> None:
         """Whether these are data that a run with other settings understands in the same way.

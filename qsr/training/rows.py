@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Batch = dict[str, Tensor]
+TDictRows = TypeVar("TDictRows", bound="DictRows")
 
 
 class Rows(Dataset[Any]):
@@ -59,6 +61,12 @@ class DictRows(Rows):
 
     def rows(self, indices: Tensor) -> Batch:
         return {name: column[indices] for name, column in self.columns.items()}
+
+    def part(self: TDictRows, indices: Tensor) -> TDictRows:
+        """These rows alone, with the same transform."""
+        found = copy.copy(self)
+        found.columns = {name: column[indices] for name, column in self.columns.items()}
+        return found
 
 
 class RandomRows(DictRows):

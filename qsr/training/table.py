@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -17,8 +16,6 @@ from qsr.hparams import ConfigError, Hparam
 from qsr.training.columns import Columns, check_present, columns_of, is_snapshot_file, numbers_in, read_columns
 from qsr.training.files import FileData, FileHparams
 from qsr.training.rows import TensorRows, grouped, split_rows
-
-logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 20  # of few rows: more of them are rather measurements
 
@@ -142,8 +139,6 @@ class Table(FileData[TableHparams]):
         if self._given is not None:
             found["sha256"] = self.checked_hash(x.tobytes(), y.tobytes())
         self.thparams = settings.updated(found)
-        if settings.loader is not None and (settings.loader.num_workers or settings.loader.pin_memory):
-            logger.info("data.loader: num_workers and pin_memory are not needed: the table is in memory")
         return TensorRows(torch.from_numpy(x), torch.from_numpy(y))
 
     def _columns(self) -> Columns:
