@@ -34,10 +34,16 @@ class FileHparams(DataHparams):
     def label(cls, name: str) -> str:
         return f"data.{name}"
 
-    @classmethod
-    def missing(cls) -> ConfigError:
-        """What is raised where a file is needed and none is named."""
-        return ConfigError(f"data.file: missing; name {cls.wanted}, or pass the data")
+    def check_file(self) -> None:
+        """Whether a file is named.
+
+        Raises:
+            ConfigError: if not; says what to do.
+        """
+        if self.file is None and self.sha256 is not None:
+            raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=...)")
+        if self.file is None:
+            raise ConfigError(f"data.file: missing; name {self.wanted}, or pass the data")
 
 
 class FileData(PyTorchData[TFileHparams]):
@@ -56,12 +62,15 @@ class FileData(PyTorchData[TFileHparams]):
         if loader is not None and (loader.num_workers or loader.pin_memory):
             logger.info("data.loader: num_workers and pin_memory are not needed: the data are in memory")
 
-    def like(self, stored: Any) -> None:
-        """Whether these are data that a run with other settings understands in the same way.
-
-        Raises:
-            ConfigError: naming what differs.
-        """
+    def check_same(self, stored: Any) -> None:
+        if not isinstance(stored, type(self.thparams)):
+            return
+        self.check_like(stored)
+        for name in self.fixed:
+            if self.thparams[name] != stored[name]:
+                raise ConfigError(
+                    f"data.{name}={self.thparams[name]}: the run has {stored[name]}, and goes on with the same data only"
+                )
 
     def read_bytes(self, file: str) -> bytes:
         """What is in a file.
