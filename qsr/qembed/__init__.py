@@ -1,6 +1,6 @@
 """Quantum embeddings: tokens as superpositions of senses, entangled along the sequence and collapsed by their context."""
 
-from qsr.qembed.embeddings import COLLAPSE_STRATEGIES as COLLAPSE_STRATEGIES
+from qsr.qembed.collapse import COLLAPSE_STRATEGIES as COLLAPSE_STRATEGIES
 from qsr.qembed.embeddings import QuantumEmbeddings as QuantumEmbeddings
 from qsr.qembed.entanglement import Bonds as Bonds
 from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
