@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qsr.qembed.functional import inverse_norm, overlaps
+from qsr.qembed.functional import inverse_norm, overlaps, unit
 
 
 class Senses:
@@ -29,9 +29,13 @@ class Senses:
         """Re <s_k|d>, (B, L, K), of directions (B, L, 2C): of complex vectors it is the product of [Re; Im]."""
         return (self.vectors @ directions[..., None]).squeeze(-1)
 
+    def complex(self) -> Tensor:
+        """The unit vectors s_k, (B, L, K, C): all of them, also where they are shared."""
+        return as_complex(self.vectors)
+
     def overlaps(self) -> Tensor:
         """Gram matrices <s_k|s_l>, (B, L, K, K) complex."""
-        return overlaps(as_complex(self.vectors))
+        return overlaps(self.complex())
 
     def mean(self, probs: Tensor) -> Tensor:
         """sum_k p_k s_k, (B, L, 2C), of probabilities (B, L, K): what is left when the outcome is not read."""
@@ -68,8 +72,11 @@ class SharedSenses(Senses):
         found = _Along.apply(directions.flatten(0, 1), self.vectors, self.index.flatten())
         return self.scale * found.unflatten(0, self.index.shape)
 
+    def complex(self) -> Tensor:
+        return as_complex(unit(self.vectors))[self.index]
+
     def overlaps(self) -> Tensor:
-        return overlaps(as_complex(self.vectors * inverse_norm(self.vectors)[..., None]))[self.index]
+        return overlaps(as_complex(unit(self.vectors)))[self.index]
 
 
 def as_complex(vectors: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def test_a_superposition_is_a_sum_of_complex_vectors() -> None:
     for form in (plain(vectors), SharedSenses(vectors, INDEX)):
         assert torch.allclose(as_complex(form.superposed(log_probs, phases)), expected, rtol=0, atol=1e-14)
         assert torch.allclose(form.along(directions), real_part, rtol=0, atol=1e-14)
+        assert torch.allclose(form.complex(), senses, rtol=0, atol=1e-14)
         assert torch.allclose(form.overlaps(), overlaps(senses), rtol=0, atol=1e-14)
         mean = (log_probs.exp()[..., None] * senses).sum(dim=-2)
         assert torch.allclose(as_complex(form.mean(log_probs.exp())), mean, rtol=0, atol=1e-14)
