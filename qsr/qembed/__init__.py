@@ -10,3 +10,4 @@ from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
 from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
 from qsr.qembed.sampler import SenseSampler as SenseSampler
+from qsr.qembed.schedules import register_schedule as register_schedule
