@@ -4,6 +4,10 @@ from qsr.qembed.embeddings import COLLAPSE_STRATEGIES as COLLAPSE_STRATEGIES
 from qsr.qembed.embeddings import QuantumEmbeddings as QuantumEmbeddings
 from qsr.qembed.entanglement import Bonds as Bonds
 from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
+from qsr.qembed.losses import EntanglementLoss as EntanglementLoss
+from qsr.qembed.losses import QuantumLoss as QuantumLoss
+from qsr.qembed.losses import SuperpositionLoss as SuperpositionLoss
+from qsr.qembed.losses import UncertaintyLoss as UncertaintyLoss
 from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
 from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
 from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement

@@ -333,6 +333,7 @@ class QuantumEmbeddings(Tagged):
             log_prob_outcome=log_prob,
             bonds=found.bonds,
             mask=mask,
+            sense_parts=senses,
         )
 
     def _measure(

@@ -47,6 +47,27 @@ def overlaps(senses: Tensor) -> Tensor:
     return senses.conj() @ senses.mT
 
 
+def sense_overlap(senses: Tensor) -> Tensor:
+    """sum_{k != l} |<s_k|s_l>|^2 / (K (K - 1)), (...,), in [0, 1]: 0 for orthogonal senses, and for K = 1."""
+    squares = overlaps(senses).abs().square()
+    count = senses.shape[-2]
+    off = squares.sum(dim=(-2, -1)) - squares.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return off / (count * (count - 1)) if count > 1 else 0 * off
+
+
+def relative_entropy(first: Tensor, second: Tensor) -> Tensor:
+    """sum_k p_k (ln p_k - ln q_k), (...,), in nats, of probabilities p = `first` and q = `second`, (..., K)."""
+    first, second = at_least_single(first), at_least_single(second)
+    return (first * (first.clamp_min(FLOOR).log() - second.clamp_min(FLOOR).log())).sum(dim=-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of the values (...,) where the mask (...,) is True, everywhere without one, as a scalar; 0 where there is none."""
+    if mask is None:
+        return values.sum() / max(values.numel(), 1)
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
+
+
 # --- uncertainty of a token -----------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from qsr.qembed.entanglement import Bonds
@@ -28,6 +29,7 @@ class QEmbedOutput:
         log_prob_outcome: (B,) ln of the joint probability of the outcomes; 0 if there are none.
         bonds: states of the pairs of tokens, for `Bonds.measure` of any kind; None without entanglement.
         mask: (B, L) bool: the tokens that count.
+        sense_parts: (B, L, K, 2C) unit vectors [Re s; Im s], also at padding; see `senses`.
     """
 
     embeddings: Tensor
@@ -41,6 +43,12 @@ class QEmbedOutput:
     log_prob_outcome: Tensor
     bonds: Bonds | None
     mask: Tensor
+    sense_parts: Tensor
+
+    @property
+    def senses(self) -> Tensor:
+        """(B, L, K, C) complex unit vectors of the senses; a copy, made when asked for."""
+        return torch.complex(*(self.sense_parts * self.mask[..., None, None]).chunk(2, dim=-1))
 
     @property
     def entanglement(self) -> Tensor | None:

@@ -247,6 +247,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
         assert gradcheck(lambda a, s, k=kind: fn.uncertainty(k, torch.softmax(a, dim=-1), fn.unit(s)), (logits, senses))
     assert gradcheck(lambda a: fn.relative_entropy_coherence(torch.softmax(a, -1), 0.2), logits)
     assert gradcheck(lambda a: fn.l1_coherence(torch.softmax(a, -1), 0.2), logits)
+    assert gradcheck(lambda s: fn.sense_overlap(fn.unit(s)), senses)
+    assert gradcheck(lambda a: fn.relative_entropy(torch.softmax(a[0], -1), torch.softmax(a[1], -1)), logits)
     coupling = complex_normal(3, 3, seed=3).requires_grad_()
     for kind in BOND_MEASURES:
         assert gradcheck(lambda a, j, k=kind: fn.bond_measure(k, fn.bond_matrix(a[0], j, a[1])), (logits, coupling))
