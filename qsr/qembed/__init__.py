@@ -12,6 +12,9 @@ from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
 from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
 from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
 from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
+from qsr.qembed.optimizers import EntanglementOptimizer as EntanglementOptimizer
+from qsr.qembed.optimizers import QuantumOptimizer as QuantumOptimizer
+from qsr.qembed.optimizers import UncertaintyOptimizer as UncertaintyOptimizer
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
 from qsr.qembed.sampler import SenseSampler as SenseSampler
 from qsr.qembed.schedules import register_schedule as register_schedule
