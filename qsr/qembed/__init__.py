@@ -16,5 +16,6 @@ from qsr.qembed.optimizers import EntanglementOptimizer as EntanglementOptimizer
 from qsr.qembed.optimizers import QuantumOptimizer as QuantumOptimizer
 from qsr.qembed.optimizers import UncertaintyOptimizer as UncertaintyOptimizer
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
+from qsr.qembed.replay import ReplayBuffer as ReplayBuffer
 from qsr.qembed.sampler import SenseSampler as SenseSampler
 from qsr.qembed.schedules import register_schedule as register_schedule
