@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import ConfigError, RunSettings, hparams_class
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run, Section, check_writable, given_sections, logged, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
+from qsr.training.files import FileData, FileHparams
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
-from qsr.training.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -104,15 +104,15 @@ def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progre
 
 
 def check_same(settings: RunSettings, data: Any) -> None:
-    """Whether a table is the one that a run was trained on, split in the same way.
+    """Whether data from a file are those that a run was trained on, split in the same way.
 
     Raises:
         ConfigError: naming what differs.
     """
-    if not isinstance(data, Table) or settings.data is None:
+    if not isinstance(data, FileData) or settings.data is None:
         return
     data.like(settings.data)
-    for name in ("seed", "split", "stratify", "shuffle_split", "sha256"):
+    for name in data.fixed:
         found, stored = data.thparams[name], settings.data[name]
         if found != stored:
             raise ConfigError(f"data.{name}={found}: the run has {stored}, and goes on with the same data only")
@@ -128,10 +128,11 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
         settings.data.module_name is not None or getattr(settings.data, "file", None) is not None
     )
     if not named:
-        if getattr(settings.model, "data_section", "data") == "table":
+        schema = hparams_class(getattr(settings.model, "data_section", "data"))
+        if issubclass(schema, FileHparams):
             if settings.data is not None and settings.data.sha256 is not None:
-                raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=Table(...))")
-            raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
+                raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=...)")
+            raise schema.missing()
         raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
     found: PyTorchData[Any] = settings.data.build()
     return found
@@ -218,7 +219,7 @@ def evaluate_on_data(
         check_writable(target)
     model: Model[Any] = restore_model(stored, find_device(device, "device"))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
-    if isinstance(found, Table):
+    if isinstance(found, FileData):
         found.like(stored.settings.data)
     parts = {"test": found.test, "validation": found.val}
     part, dataset = next(((name, rows) for name, rows in parts.items() if rows is not None), ("", None))

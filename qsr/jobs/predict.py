@@ -18,8 +18,8 @@ from qsr.jobs.run import Run, check_writable, path_of
 from qsr.runs import StoredRun, read_run, restore_model, write_atomically
 from qsr.training import DataLoaderHparams, Supervised
 from qsr.training.columns import Columns
-from qsr.training.data import TensorRows
 from qsr.training.device import find_device
+from qsr.training.rows import TensorRows
 from qsr.training.supervised import DatasetSource
 
 PREDICTIONS_FILE = "predictions.csv"

@@ -42,6 +42,31 @@ def read_columns(path: str | Path) -> Columns:
     return columns
 
 
+def read_text_columns(file: Path) -> dict[str, list[str]]:
+    """The columns of a csv or tsv file as they stand there.
+
+    Raises:
+        ConfigError: for a file that is not such a table.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{file}: not a table of text ({error})") from None
+    rows = [row for row in rows if row]
+    if not rows:
+        raise ConfigError(f"{file}: is empty")
+    names = [name.strip() for name in rows[0]]
+    if len(names) == 1 and ";" in names[0]:
+        raise ConfigError(f"{file}: columns are separated by ';', expected ','")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{file}: two columns have the name '{next(name for name in names if names.count(name) > 1)}'")
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(names):
+            raise ConfigError(f"{file}: line {number} has {len(row)} values, the first line has {len(names)}")
+    return {name: [row[index] for row in rows[1:]] for index, name in enumerate(names)}
+
+
 def is_snapshot_file(path: str | Path) -> bool:
     """Whether a file that can be read is one of snapshots."""
     if Path(path).suffix.lower() not in (".h5", ".hdf5"):
@@ -126,23 +151,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_csv(file: Path) -> Columns:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{file}: not a table of text ({error})") from None
-    rows = [row for row in rows if row]
-    if not rows:
-        raise ConfigError(f"{file}: is empty")
-    names = [name.strip() for name in rows[0]]
-    if len(names) == 1 and ";" in names[0]:
-        raise ConfigError(f"{file}: columns are separated by ';', expected ','")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{file}: two columns have the name '{next(name for name in names if names.count(name) > 1)}'")
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(names):
-            raise ConfigError(f"{file}: line {number} has {len(row)} values, the first line has {len(names)}")
-    return {name: _typed(np.array([row[index] for row in rows[1:]], dtype=object)) for index, name in enumerate(names)}
+    return {name: _typed(np.array(values, dtype=object)) for name, values in read_text_columns(file).items()}
 
 
 def _read_parquet(file: Path) -> Columns:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import model_validator
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 from qsr.hparams import ConfigError, Hparam, Hparams
@@ -17,23 +16,6 @@ from qsr.hparams.imports import find_class
 from qsr.training.schema import WithHparams
 
 TDataHparams = TypeVar("TDataHparams", bound="DataHparams")
-
-
-class TensorRows(Dataset[tuple[Tensor, ...]]):
-    """Tensors of equal length, whose rows are taken many at a time: no worker and no pinned memory would make it faster."""
-
-    def __init__(self, *columns: Tensor) -> None:
-        self.columns = columns
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(column[index] for column in self.columns)
-
-    def rows(self, indices: Tensor) -> tuple[Tensor, ...]:
-        """The rows of a batch."""
-        return tuple(column[indices] for column in self.columns)
 
 
 class DataLoaderHparams(Hparams):
@@ -86,6 +68,18 @@ class DataHparams(Hparams):
         return find_class(str(self.module_name), PyTorchData, "data.module_name")(self)
 
 
+def check_shares(fractions: Sequence[float]) -> None:
+    """Shares of training, validation and test data.
+
+    Raises:
+        ConfigError: if they are not two or three positive numbers that add up to one.
+    """
+    if len(fractions) not in (2, 3) or any(not share > 0 for share in fractions):
+        raise ConfigError(f"data.split={tuple(fractions)}: must be two or three shares greater than 0")
+    if not math.isclose(sum(fractions), 1, rel_tol=0, abs_tol=1e-9):
+        raise ConfigError(f"data.split={tuple(fractions)}: dataset_split must sum to 1, got {sum(fractions):g}")
+
+
 class PyTorchData(WithHparams[TDataHparams]):
     """Base class of data modules: `class MyData(PyTorchData[MyDataHparams])` with `get_dataset`.
 
@@ -120,10 +114,7 @@ class PyTorchData(WithHparams[TDataHparams]):
         Raises:
             ConfigError: if the shares are not two or three positive numbers that add up to one, or a part would be empty.
         """
-        if len(fractions) not in (2, 3) or any(not share > 0 for share in fractions):
-            raise ConfigError(f"data.split={tuple(fractions)}: must be two or three shares greater than 0")
-        if not math.isclose(sum(fractions), 1, rel_tol=0, abs_tol=1e-9):
-            raise ConfigError(f"data.split={tuple(fractions)}: dataset_split must sum to 1, got {sum(fractions):g}")
+        check_shares(fractions)
         total = len(dataset)  # type: ignore[arg-type]
         sizes = [math.floor(share * total) for share in fractions]
         for index in range(total - sum(sizes)):

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qsr.hparams import ConfigError
-from qsr.training.data import DataLoaderHparams, TensorRows
+from qsr.training.data import DataLoaderHparams
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import derived_seed, generator_for, seed_global
+from qsr.training.rows import Rows
 
 
 class BatchSource(Protocol):
@@ -54,8 +55,9 @@ class DatasetSource:
         shuffled = self.training and self.loader.shuffle
         order = torch.randperm(self.samples, generator=generator) if shuffled else torch.arange(self.samples)
         chosen = order.split(self.loader.batch_size)[first : len(self)]
-        if isinstance(self.dataset, TensorRows):
-            return (self.dataset.rows(indices) for indices in chosen)
+        if isinstance(self.dataset, Rows):
+            drawn = self.dataset.drawn(generator_for("cpu", self.seed, "data", epoch))
+            return (drawn.rows(indices) for indices in chosen)
         return iter(
             DataLoader(
                 _Seeded(self.dataset, self.seed, epoch),

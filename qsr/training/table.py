@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import logging
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,17 +14,17 @@ from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam
 from qsr.training.columns import Columns, check_present, columns_of, is_snapshot_file, numbers_in, read_columns
-from qsr.training.data import DataHparams, PyTorchData, TensorRows
-
-logger = logging.getLogger(__name__)
+from qsr.training.files import FileData, FileHparams
+from qsr.training.rows import TensorRows, grouped, split_rows
 
 MOST_CLASSES = 20  # of few rows: more of them are rather measurements
 
 
-class TableHparams(DataHparams):
+class TableHparams(FileHparams):
     """Columns of a table, and how its rows are split."""
 
     section: ClassVar[str] = "table"
+    wanted: ClassVar[str] = "a table (--data file=table.csv)"
 
     file: str | None = Hparam(None, help="csv, tsv, parquet, h5 (a data set for each column, or snapshots); None: data in memory")
     targets: tuple[str, ...] = Hparam((), help="columns to predict; none: the features alone are learnt")
@@ -44,19 +41,9 @@ class TableHparams(DataHparams):
     classes: tuple[str, ...] | None = Hparam(None, help="names of the classes in the order of their numbers; filled in for text")
     sha256: str | None = Hparam(None, help="of the file, or of the columns used of data in memory; filled in")
 
-    def __init__(self, **values: Any) -> None:
-        values.setdefault("loader", None)
-        if not isinstance(values["loader"], Mapping) or "shuffle" not in values["loader"]:
-            values.setdefault("shuffle", True)
-        super().__init__(**values)
-
-    @classmethod
-    def label(cls, name: str) -> str:
-        return f"data.{name}"
-
     def build(self) -> Table:
         if self.file is None:
-            raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
+            raise self.missing()
         return Table(self)
 
     @model_validator(mode="before")
@@ -108,7 +95,7 @@ def _matching(pattern: str, columns: Columns) -> list[str]:
     return found or [pattern]
 
 
-class Table(PyTorchData[TableHparams]):
+class Table(FileData[TableHparams]):
     """The rows of a table: batches of (x (B, K), y (B, T)) float64, y = the number of its class for a column of names.
 
     Args:
@@ -123,7 +110,7 @@ class Table(PyTorchData[TableHparams]):
             the split without rows, or a file that has changed since its `sha256` was taken.
     """
 
-    named_by_module = False
+    fixed: ClassVar[tuple[str, ...]] = ("seed", "split", "stratify", "shuffle_split", "sha256")
 
     def __init__(self, hparams: TableHparams | Mapping[str, Any], data: Any = None) -> None:
         self._given = data
@@ -150,33 +137,18 @@ class Table(PyTorchData[TableHparams]):
         if self.classes is not None:
             found["classes"] = tuple(self.classes)
         if self._given is not None:
-            found["sha256"] = self._checked(hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+            found["sha256"] = self.checked_hash(x.tobytes(), y.tobytes())
         self.thparams = settings.updated(found)
-        if settings.loader is not None and (settings.loader.num_workers or settings.loader.pin_memory):
-            logger.info("data.loader: num_workers and pin_memory are not needed: the table is in memory")
         return TensorRows(torch.from_numpy(x), torch.from_numpy(y))
 
     def _columns(self) -> Columns:
         if self._given is not None:
             return columns_of(self._given)
         file = str(self.thparams.file)
-        if self.thparams.sha256 is not None and not Path(file).exists() and not Path(file).is_absolute():
-            raise ConfigError(f"{file}: not here; the run names its table as it was called where the run was started")
+        found = self.checked_hash(self.read_bytes(file))
         columns = read_columns(file)
-        found = self._checked(hashlib.sha256(Path(file).read_bytes()).hexdigest())
         self.thparams = self.thparams.updated({"sha256": found})
         return columns
-
-    def _checked(self, found: str) -> str:
-        """The hash of the data.
-
-        Raises:
-            ConfigError: if the settings have another one.
-        """
-        if self.thparams.sha256 not in (None, found):
-            where = self.thparams.file or "data"
-            raise ConfigError(f"{where}: has changed since data.sha256={self.thparams.sha256} was taken, it is {found} now")
-        return found
 
     def _targets(self, columns: Columns, where: str) -> NDArray[np.float64]:
         settings = self.thparams
@@ -199,11 +171,6 @@ class Table(PyTorchData[TableHparams]):
         raise ConfigError(f"{where}: data.targets: {len(missing)} rows have no value, the first is row {missing[0] + 1}")
 
     def like(self, stored: Any) -> None:
-        """Whether these are columns that a run with other settings understands in the same way.
-
-        Raises:
-            ConfigError: naming what differs.
-        """
         if not isinstance(stored, TableHparams):
             return
         for name in ("input_features", "targets", "classes"):
@@ -225,22 +192,14 @@ class Table(PyTorchData[TableHparams]):
         stratify = settings.labels if settings.stratify is None else settings.stratify
         if settings.shuffle_split:
             order = np.random.default_rng(seed).permutation(count)
-        groups = [order]
+        values = None
         if stratify and settings.shuffle_split:
             if len(settings.targets) != 1:
                 raise ConfigError(f"data.stratify=True: needs one target column, found {len(settings.targets)}")
-            values = y[:, 0].numpy()[order]
-            groups = [order[values == value] for value in np.unique(values)]
+            values = y[:, 0].numpy()
+        groups = grouped(order, values)
         shares = [*fractions, 0.0][:3]
-        parts: list[list[NDArray[Any]]] = [[], [], []]
-        for group in groups:
-            test = math.ceil(shares[2] * len(group) - 1e-9)
-            # Of what the test data leave.
-            share = shares[1] / (1 - shares[2])
-            held = min(math.ceil(share * (len(group) - test) - 1e-9), len(group) - test)
-            cuts = np.split(group, [len(group) - test - held, len(group) - test])
-            for part, rows in zip(parts, cuts, strict=True):
-                part.append(rows)
+        parts = split_rows(groups, shares)
         found = [np.concatenate(part) for part in parts]
         sizes = [len(rows) for rows in found]
         if any(share and not size for share, size in zip(shares, sizes, strict=True)) or not all(len(rows) for rows in parts[0]):
