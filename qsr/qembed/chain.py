@@ -111,7 +111,7 @@ def draw_chain(right: Tensor, couplings: Tensor, uniforms: Tensor) -> Tensor:
     states = right.shape[-1]
     weights = bond_weights(couplings).expand(count, -1, -1, -1)
     right = right.expand(count, -1, -1)
-    found = draw(right[:, 0].exp(), uniforms[:, 0])
+    found = draw(torch.softmax(right[:, 0], dim=-1), uniforms[:, 0])
     outcomes = [found]
     for i in range(1, length):
         row = weights[:, i - 1].gather(1, found[:, None, None].expand(-1, 1, states)).squeeze(1)

@@ -37,7 +37,7 @@ class MeanContext(nn.Module):
         if not self.causal:
             total = total + before[:, last] - before[:, here + 1]
         # Differences of sums leave rounding errors where nothing was added.
-        seen = total[..., -1:].round()
+        seen = total[..., -1:].detach().round()
         return torch.where(seen > 0, total[..., :-1] / seen.clamp_min(1), 0.0)
 
 

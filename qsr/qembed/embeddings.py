@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qsr.hparams.base import ConfigError
 from qsr.qembed.arguments import check_fits, checked_mask, checked_probability, checked_size, is_exactly
+from qsr.qembed.collapse import COLLAPSE_STRATEGIES, Noise, draw_noise, is_random, measure
 from qsr.qembed.context import context_encoder as make_encoder
 from qsr.qembed.entanglement import Correlations, EntanglementCorrelation
 from qsr.qembed.functional import (
@@ -20,23 +22,17 @@ from qsr.qembed.functional import (
     check_name,
     l1_coherence,
     straight_through,
-    superposition,
-    uncertainty,
+    uncertainty_by_overlaps,
     unit,
 )
 from qsr.qembed.measurement import VectorMeasurement
 from qsr.qembed.output import QEmbedOutput
 from qsr.qembed.roles import Tagged
-from qsr.qembed.tables import KroneckerTable
+from qsr.qembed.senses import Senses, SharedSenses, as_complex
+from qsr.qembed.tables import KroneckerTable, factorised_tables, initial_log_prior, token_tables
 
-COLLAPSE_STRATEGIES = ("context_aware", "born", "soft", "argmax", "none")
 READOUTS = ("concat", "born", "real")
-Noise = tuple[Tensor, Tensor]
-_SAMPLED = ("context_aware", "born")
-_PRIOR_FLOOR = 1e-4  # of initial sense probabilities, so that superposition_strength=0 can still learn
-_LOGIT_NOISE = 0.3
 _CONTEXT_SCALE = 0.05  # the context says almost nothing at the start
-_TURN = 2 * math.pi
 
 
 class QuantumEmbeddings(Tagged):
@@ -65,6 +61,15 @@ class QuantumEmbeddings(Tagged):
         factorization: None, or 'ketxs': tables as sums of `rank` Kronecker products of `order` (default 2) leaves.
         dropout: of the outputs.
         seed: of the parameters; None: torch's global generator.
+
+    Attributes:
+        memory_efficient: senses are looked up once for each different token, and nothing of size B L K C is made or kept
+            for the backward pass. The results are the same, as they are for the next two.
+        gradient_checkpointing: the backward pass computes the layer again instead of keeping what it needs.
+        drawing: of outcomes, 'batched' or 'sequential', see `Correlations.draw`.
+        sample: of calls that do not give it, see `forward`.
+        generators: draw the noise of calls that do not give it, each that of an equal share of the batch, in order; none:
+            torch's global generator does.
 
     Raises:
         ConfigError: (a ValueError) for a setting out of bounds.
@@ -134,11 +139,23 @@ class QuantumEmbeddings(Tagged):
         self.temperature, self.causal, self.readout, self.padding_idx = temperature, causal, readout, padding_idx
         self.uncertainty_type, self.factorization = uncertainty_type, factorization
         self.collapse_probability: float | Tensor = 0.0  # of calls that do not give one
+        self.memory_efficient, self.gradient_checkpointing, self.drawing = False, False, "batched"
+        self.sample: bool | None = None
+        self.generators: Sequence[torch.Generator] = ()
         # Everything that torch's own modules draw follows the seed too, and nothing outside notices.
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            self._add_tables(superposition_strength, factorization, rank, 2 if order is None else order)
+            log_prior = initial_log_prior(self.num_states, superposition_strength)
+            sizes = self.vocab_size, self.sense_dim
+            tables: Mapping[str, nn.Parameter | KroneckerTable] = (
+                token_tables(*sizes, log_prior)
+                if factorization is None
+                else factorised_tables(*sizes, self.num_states, rank, 2 if order is None else order)
+            )
+            self.register_buffer("log_prior", log_prior, persistent=False)
+            for name, table in tables.items():
+                setattr(self, name, table)
             self._add_readout(num_measurements)
             self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
             nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
@@ -153,24 +170,6 @@ class QuantumEmbeddings(Tagged):
         self.dropout = nn.Dropout(dropout)
         self.tag()
         self.to(device)
-
-    def _add_tables(self, strength: float, factorization: str | None, rank: int, order: int) -> None:
-        states, width = self.num_states, self.sense_dim
-        prior = torch.full((states,), strength / states)
-        prior[0] += 1 - strength
-        self.register_buffer("log_prior", (prior + _PRIOR_FLOOR).log(), persistent=False)
-        if factorization is not None:
-            # Standard deviations of what stands below; angles of this width are spread over the whole circle.
-            deviations = {"amplitude_logits": _LOGIT_NOISE, "phases": _TURN / 12**0.5, "sense_real": 1.0, "sense_imag": 1.0}
-            for name, deviation in deviations.items():
-                columns = states * width if name.startswith("sense") else states
-                setattr(self, name, KroneckerTable(self.vocab_size, columns, rank, order, deviation))
-            return
-        rows = self.vocab_size
-        self.amplitude_logits = nn.Parameter(self.log_prior + _LOGIT_NOISE * torch.randn(rows, states))
-        self.phases = nn.Parameter(_TURN * torch.rand(rows, states))
-        self.sense_real = nn.Parameter(torch.randn(rows, states, width))
-        self.sense_imag = nn.Parameter(torch.randn(rows, states, width))
 
     def _add_readout(self, num_measurements: int | None) -> None:
         self.measurement: VectorMeasurement | None = None
@@ -206,44 +205,57 @@ class QuantumEmbeddings(Tagged):
         self.collapse_probability = checked_probability(probability)
 
     def draw_noise(self, batch: int, length: int, generator: torch.Generator | None = None) -> Noise:
-        """The uniforms of one call, each (B, L): which tokens collapse, and to which sense.
+        """The uniforms of one call, each (B, L): which tokens collapse, and to which sense; from `generators` by default.
 
         A checkpointed region must be given them: a generator inside it would draw anew when it is computed again.
+
+        Raises:
+            ConfigError: if the batch cannot be shared out equally among the generators.
         """
-        scale = self.output_scale
-        uniforms = torch.rand(2, batch, length, generator=generator, dtype=at_least_single(scale).dtype, device=scale.device)
-        return uniforms[0], uniforms[1]
+        return draw_noise(batch, length, self.output_scale, self.generators if generator is None else [generator])
 
     # --- the state of the tokens ------------------------------------------------------------------------------------
 
     def rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ln p (..., K), phases (..., K) and unit senses [Re s; Im s] (..., K, 2C) of tokens (...), at least single precision."""
+        log_probs, phases, vectors = self._rows(ids)
+        return log_probs, phases, unit(vectors)
+
+    def state(self, ids: Tensor) -> tuple[Tensor, Tensor, Senses]:
+        """ln p (B, L, K), phases (B, L, K) and senses of tokens (B, L), as `rows` gives them."""
+        if not self.memory_efficient:
+            log_probs, phases, senses = self.rows(ids)
+            return log_probs, phases, Senses(senses)
+        tokens, index = ids.unique(return_inverse=True)
+        log_probs, phases, vectors = self._rows(tokens)
+        look_up = nn.functional.embedding
+        return look_up(index, log_probs), look_up(index, phases), SharedSenses(vectors, index)
+
+    def _rows(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `rows` gives, with senses of any norm."""
         logits, phases, real, imag = (self._row(name, ids) for name in ("amplitude_logits", "phases", "sense_real", "sense_imag"))
         if self.factorization is not None:
             logits = logits + self.log_prior
         if self.num_states == 1:
             phases = torch.zeros_like(phases)  # of the token as a whole: nothing that is measured depends on it
         shape = (*ids.shape, self.num_states, self.sense_dim)
-        senses = unit(torch.cat([real.view(shape), imag.view(shape)], dim=-1))
-        return torch.log_softmax(logits, dim=-1), phases, senses
+        return torch.log_softmax(logits, dim=-1), phases, torch.cat([real.view(shape), imag.view(shape)], dim=-1)
 
     def _row(self, name: str, ids: Tensor) -> Tensor:
         table = getattr(self, name)
         found = table(ids) if isinstance(table, KroneckerTable) else nn.functional.embedding(ids, table.flatten(1))
         return at_least_single(found)
 
-    def posterior(self, log_probs: Tensor, phases: Tensor, senses: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        """ln p' (B, L, K) after the context, before entanglement, of what `rows` gives for tokens (B, L)."""
+    def posterior(self, log_probs: Tensor, phases: Tensor, senses: Senses, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        """ln p' (B, L, K) after the context, before entanglement, of what `state` gives for tokens (B, L)."""
         if self.collapse_strategy == "born":
             return log_probs
         if context is None:
-            superposed = self._flat(superposition(log_probs, phases, senses)) * mask[..., None]
+            superposed = self._flat(senses.superposed(log_probs, phases)) * mask[..., None]
             weights = next(self.context_encoder.parameters(), superposed)  # layers of torch want inputs of their own format
             context = self.context_encoder(superposed.to(weights.dtype), mask)
-        direction = nn.functional.linear(context.to(senses.dtype), at_least_single(self.context_proj.weight))
-        # Re <s|c> of complex vectors is the product of [Re; Im].
-        found = (senses @ direction[..., None]).squeeze(-1) / self.temperature
-        return bayes_update(log_probs, found)
+        direction = nn.functional.linear(context.to(phases.dtype), at_least_single(self.context_proj.weight))
+        return bayes_update(log_probs, senses.along(direction) / self.temperature)
 
     def _flat(self, states: Tensor) -> Tensor:
         """[Re z; Im z] (..., 2C) as D real numbers: all of them, or for readout='real' the real parts."""
@@ -275,7 +287,7 @@ class QuantumEmbeddings(Tagged):
             context: (B, L, D) in place of what the context encoder finds.
             collapse: True or False for probability 1 or 0.
             collapse_probability: in [0, 1], a number or a tensor that fits (B, L); default: as set before, 0 at first.
-            noise: see `draw_noise`; default: drawn from torch's global generator where something is random.
+            noise: see `draw_noise`; default: drawn so where something is random.
             sample: measure at random (default in training mode), or take the likeliest sense and, for probabilities between
                 0 and 1, the mean of both cases (default in evaluation mode).
 
@@ -293,30 +305,38 @@ class QuantumEmbeddings(Tagged):
             check_fits("collapse_probability", chance, tuple(input_ids.shape))
         for part in noise or ():
             check_fits("noise", part, tuple(input_ids.shape))
+        sample = self.sample if sample is None else sample
+        if not (self.training if sample is None else sample) or not is_random(self.collapse_strategy, chance):
+            noise = None
+        elif noise is None:
+            noise = self.draw_noise(*input_ids.shape)
         # Rounding phases and probabilities to 8 bits would ruin interference and normalisation.
         with torch.autocast(input_ids.device.type, enabled=False):
-            return self._forward(input_ids.long(), mask, context, chance, noise, self.training if sample is None else sample)
+            given = input_ids.long(), mask, context, chance, noise
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                return checkpoint(self._forward, *given, use_reentrant=False)
+            return self._forward(*given)
 
     def _forward(
-        self, ids: Tensor, mask: Tensor, context: Tensor | None, chance: float | Tensor, noise: Noise | None, sample: bool
+        self, ids: Tensor, mask: Tensor, context: Tensor | None, chance: float | Tensor, noise: Noise | None
     ) -> QEmbedOutput:
-        prior, phases, senses = self.rows(ids)
+        prior, phases, senses = self.state(ids)
         found = self.correlate(self.posterior(prior, phases, senses, mask, context), mask)
         probs = found.log_marginals.exp()
         share = torch.as_tensor(chance, dtype=probs.dtype, device=probs.device).expand(ids.shape)
-        weight, outcome = self._measure(found, chance, share, noise, sample)
+        weight, outcome = measure(self.collapse_strategy, found, chance, share, noise, self.drawing)
         collapsed = mask & (weight >= 1)
 
-        states = torch.zeros_like(senses[..., 0, :])
+        states = probs.new_zeros(*ids.shape, 2 * self.sense_dim)
         if not is_exactly(chance, 1.0):
-            states = (1 - weight[..., None]) * superposition(found.log_marginals, phases, senses)
+            states = (1 - weight[..., None]) * senses.superposed(found.log_marginals, phases)
         if not is_exactly(chance, 0.0):
             choice = probs if outcome is None else straight_through(outcome, probs)
-            states = states + weight[..., None] * (choice[..., None, :] @ senses).squeeze(-2)
+            states = states + weight[..., None] * senses.mean(choice)
         embeddings = self.dropout(self._read(states)) * mask[..., None]
 
         keep = mask.to(probs.dtype)
-        doubt = uncertainty(self.uncertainty_type, probs, self._complex(senses)) * keep
+        doubt = uncertainty_by_overlaps(self.uncertainty_type, probs, senses.overlaps, self.sense_dim) * keep
         log_prob = probs.new_zeros(len(ids))
         if outcome is not None:
             outcome = outcome.masked_fill(~collapsed, -1)
@@ -333,37 +353,18 @@ class QuantumEmbeddings(Tagged):
             log_prob_outcome=log_prob,
             bonds=found.bonds,
             mask=mask,
+            sense_vectors=senses,
         )
-
-    def _measure(
-        self, found: Correlations, chance: float | Tensor, share: Tensor, noise: Noise | None, sample: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """How much of each token is collapsed, (B, L) in [0, 1], and its sense (B, L); None where no outcome is read."""
-        if is_exactly(chance, 0.0):
-            return share, None
-        by_chance = sample and self.collapse_strategy in _SAMPLED
-        partly = sample and not is_exactly(chance, 1.0)
-        if noise is None and (by_chance or partly):
-            noise = self.draw_noise(*share.shape)
-        weight = (noise[0] < share).to(share.dtype) if partly and noise is not None else share
-        if self.collapse_strategy == "soft":
-            return weight, None
-        if by_chance and noise is not None:
-            return weight, found.draw(noise[1])
-        return weight, found.log_marginals.argmax(dim=-1)
 
     def _read(self, states: Tensor) -> Tensor:
         """Embeddings (B, L, D) of states [Re z; Im z] (B, L, 2C)."""
         scale = at_least_single(self.output_scale)
         if self.measurement is None:
             return scale * self._flat(states)
-        probs = self.measurement(unit(self._complex(states)))
+        probs = self.measurement(unit(as_complex(states)))
         # The mean over outcomes is 1/M; times M they have the size that the layer's initial weights are made for.
         weight, bias = at_least_single(self.linear.weight), at_least_single(self.linear.bias)
         return scale * nn.functional.linear(probs.shape[-1] * probs, weight, bias)
-
-    def _complex(self, states: Tensor) -> Tensor:
-        return torch.complex(states[..., : self.sense_dim], states[..., self.sense_dim :])
 
     def get_uncertainty(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, L) uncertainty of tokens before a measurement."""

@@ -24,6 +24,8 @@ from qsr.qembed.functional import at_least_single, bond_matrix, bond_measure, ch
 from qsr.qembed.roles import Tagged
 
 CORRELATION_TYPES = ("bell_state", "ghz_state", "custom")
+DRAWINGS = ("batched", "sequential")
+LAYOUTS = ("sparse", "dense")
 _CUSTOM_SCALE = 0.1  # of random couplings at the start, relative to entanglement_strength
 
 
@@ -67,11 +69,30 @@ class Correlations:
     log_probs: Tensor | None = None
 
     @torch.no_grad()
-    def draw(self, uniforms: Tensor) -> Tensor:
-        """Outcomes (B, L) int64 from uniforms (B, L): jointly along a chain, else token by token."""
+    def draw(self, uniforms: Tensor, drawing: str = "batched") -> Tensor:
+        """Outcomes (B, L) int64 from uniforms (B, L): jointly along a chain, else of each token by itself.
+
+        Args:
+            drawing: 'batched': all sequences at once, and all tokens where they are independent; 'sequential': one after the
+                other, the reference for it, with the same outcomes.
+
+        Raises:
+            ConfigError: for another name.
+        """
+        check_name("drawing", drawing, DRAWINGS)
         if self.messages is None or self.couplings is None:
-            return draw(self.log_marginals.exp(), uniforms)
-        return draw_chain(self.messages.right, self.couplings, uniforms)
+            probs = self.log_marginals.exp()
+            if drawing == "batched":
+                return draw(probs, uniforms)
+            each = [draw(probs[b, i], uniforms[b, i]) for b in range(len(uniforms)) for i in range(uniforms.shape[1])]
+            return uniforms.new_tensor(each, dtype=torch.int64).view(uniforms.shape)
+        if drawing == "batched":
+            return draw_chain(self.messages.right, self.couplings, uniforms)
+        outcomes = torch.empty_like(uniforms, dtype=torch.int64)
+        couplings = self.couplings.expand(len(uniforms), -1, -1, -1)
+        for row in torch.arange(len(uniforms)).split(1):
+            outcomes[row] = draw_chain(self.messages.right[row], couplings[row], uniforms[row])
+        return outcomes
 
     def log_prob(self, outcomes: Tensor) -> Tensor:
         """ln of the joint probability, (B,), of outcomes (B, L); tokens with outcome -1 are summed over."""
@@ -99,6 +120,11 @@ class EntanglementCorrelation(Tagged):
         max_range: for 'custom' on 'all' or given pairs: number of displacement classes j - i = 1, 2, ...; pairs that are
             farther apart belong to the last.
         generator: draws custom matrices; None: torch's global one.
+
+    Attributes:
+        layout: of the states of bonds on other graphs than a chain, while they are computed. 'sparse': a list of P bonds;
+            'dense': all pairs of tokens, of which the bonds are then picked. The results are the same.
+        frozen: couplings are constants: no gradient reaches them.
 
     Raises:
         ConfigError: for a value that is not understood or has no effect with the others.
@@ -136,6 +162,8 @@ class EntanglementCorrelation(Tagged):
             expected = "at least 1" if far else "1, except for correlation_type='custom' on 'all' or given pairs"
             raise ConfigError(f"max_range={max_range}: must be {expected}")
         self.max_range = max_range
+        self.layout = "sparse"
+        self.frozen = False
         if correlation_type == "custom":
             shape = (2 if self.grid else max_range, num_states, num_states)
             scale = entanglement_strength * _CUSTOM_SCALE
@@ -176,6 +204,10 @@ class EntanglementCorrelation(Tagged):
 
     def couplings(self, bonds: Tensor) -> Tensor:
         """(P, K, K) J of bonds (P, 2), real or ('custom') complex, at least single precision."""
+        found = self._couplings(bonds)
+        return found.detach() if self.frozen else found
+
+    def _couplings(self, bonds: Tensor) -> Tensor:
         if self.correlation_type != "custom":
             theta = at_least_single(self.coupling_theta)
             return (theta * torch.eye(self.num_states, dtype=theta.dtype, device=theta.device)).expand(len(bonds), -1, -1)
@@ -215,8 +247,19 @@ class EntanglementCorrelation(Tagged):
             pairs = self.bonds(log_probs.shape[1])
             there = self._there(pairs, mask).expand(len(log_probs), -1)
             couplings = self.couplings(pairs)[None] * there[..., None, None]
-            matrices = bond_matrix(log_probs[:, pairs[:, 0]], couplings, log_probs[:, pairs[:, 1]])
-            return Correlations(log_probs, Bonds(matrices, there))
+            return Correlations(log_probs, Bonds(self._bond_matrices(log_probs, couplings, pairs), there))
+
+    def _bond_matrices(self, log_probs: Tensor, couplings: Tensor, pairs: Tensor) -> Tensor:
+        """(B, P, K, K) states of pairs (P, 2) of tokens with J (B, P, K, K)."""
+        check_name("layout", self.layout, LAYOUTS)
+        first, second = pairs.unbind(dim=1)
+        if self.layout == "sparse":
+            return bond_matrix(log_probs[:, first], couplings, log_probs[:, second])
+        length = log_probs.shape[1]
+        place = pairs.new_zeros(length, length)  # 0: no bond
+        place[first, second] = torch.arange(1, len(pairs) + 1, device=pairs.device)
+        padded = nn.functional.pad(couplings, (0, 0, 0, 0, 1, 0))[:, place]
+        return bond_matrix(log_probs[:, :, None], padded, log_probs[:, None])[:, first, second]
 
     def _chain(self, log_probs: Tensor, mask: Tensor | None, causal: bool) -> Correlations:
         couplings, there = self.chain_couplings(log_probs.shape[1], mask)

@@ -32,8 +32,13 @@ def safe_root(values: Tensor) -> Tensor:
 
 def unit(vectors: Tensor) -> Tensor:
     """Real or complex vectors (..., C) divided by their norm; a zero vector stays zero."""
+    return vectors * inverse_norm(vectors)[..., None]
+
+
+def inverse_norm(vectors: Tensor) -> Tensor:
+    """1 / |v|, (...,), of real or complex vectors (..., C); finite for a zero vector."""
     squares = vectors.abs().square() if vectors.is_complex() else vectors.square()
-    return vectors * squares.sum(dim=-1, keepdim=True).clamp_min(FLOOR**2).rsqrt()
+    return squares.sum(dim=-1).clamp_min(FLOOR**2).rsqrt()
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -47,6 +52,27 @@ def overlaps(senses: Tensor) -> Tensor:
     return senses.conj() @ senses.mT
 
 
+def sense_overlap(senses: Tensor) -> Tensor:
+    """sum_{k != l} |<s_k|s_l>|^2 / (K (K - 1)), (...,), in [0, 1]: 0 for orthogonal senses, and for K = 1."""
+    squares = overlaps(senses).abs().square()
+    count = senses.shape[-2]
+    off = squares.sum(dim=(-2, -1)) - squares.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    return off / (count * (count - 1)) if count > 1 else 0 * off
+
+
+def relative_entropy(first: Tensor, second: Tensor) -> Tensor:
+    """sum_k p_k (ln p_k - ln q_k), (...,), in nats, of probabilities p = `first` and q = `second`, (..., K)."""
+    first, second = at_least_single(first), at_least_single(second)
+    return (first * (first.clamp_min(FLOOR).log() - second.clamp_min(FLOOR).log())).sum(dim=-1)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of the values (...,) where the mask (...,) is True, everywhere without one, as a scalar; 0 where there is none."""
+    if mask is None:
+        return values.sum() / max(values.numel(), 1)
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp_min(1)
+
+
 # --- uncertainty of a token -----------------------------------------------------------------------------------------
 
 
@@ -55,48 +81,53 @@ def shannon_uncertainty(probs: Tensor) -> Tensor:
     return _normalised(entropy(probs), probs.shape[-1])
 
 
-def von_neumann_uncertainty(probs: Tensor, senses: Tensor) -> Tensor:
+def von_neumann_uncertainty(probs: Tensor, gram: Tensor, dimension: int) -> Tensor:
     """S(rho) / ln min(K, C) of rho = sum_k p_k |s_k><s_k|, (...,), in [0, 1]; 0 if min(K, C) = 1.
 
     From the K x K matrix sqrt(p_k p_l) <s_k|s_l>, which has the non-zero spectrum of rho. Its eigenvalues alone have finite
     gradients where levels coincide; those of the eigenvectors do not.
     """
     roots = safe_root(at_least_single(probs))
-    levels = torch.linalg.eigvalsh(roots[..., :, None] * overlaps(senses) * roots[..., None, :])
-    return _normalised(entropy(levels), min(senses.shape[-2:]))
+    levels = torch.linalg.eigvalsh(roots[..., :, None] * gram * roots[..., None, :])
+    return _normalised(entropy(levels), min(probs.shape[-1], dimension))
 
 
-def purity_uncertainty(probs: Tensor, senses: Tensor) -> Tensor:
+def purity_uncertainty(probs: Tensor, gram: Tensor) -> Tensor:
     """Linear entropy (1 - tr rho^2) K/(K-1), (...,), in [0, 1], with tr rho^2 = sum_kl p_k p_l |<s_k|s_l>|^2; 0 for K = 1."""
     probs = at_least_single(probs)
     count = probs.shape[-1]
-    purity = (probs[..., :, None] * probs[..., None, :] * overlaps(senses).abs().square()).sum(dim=(-2, -1))
+    purity = (probs[..., :, None] * probs[..., None, :] * gram.abs().square()).sum(dim=(-2, -1))
     return (1 - purity) * (count / (count - 1)) if count > 1 else 0 * purity
 
 
-def variance_uncertainty(probs: Tensor, senses: Tensor) -> Tensor:
+def variance_uncertainty(probs: Tensor, gram: Tensor) -> Tensor:
     """sum_k p_k |s_k|^2 - |sum_k p_k s_k|^2, (...,), in [0, 1)."""
-    weights = at_least_single(probs)[..., None]
-    mean = (weights * senses).sum(dim=-2)
-    return (weights * senses.abs().square()).sum(dim=(-2, -1)) - mean.abs().square().sum(dim=-1)
+    probs = at_least_single(probs)
+    inner = gram.real
+    mean = (probs[..., :, None] * probs[..., None, :] * inner).sum(dim=(-2, -1))
+    return (probs * inner.diagonal(dim1=-2, dim2=-1)).sum(dim=-1) - mean
 
 
-UNCERTAINTIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "entropy": lambda probs, senses: shannon_uncertainty(probs),
-    "von_neumann": von_neumann_uncertainty,
-    "purity": purity_uncertainty,
-    "variance": variance_uncertainty,
-}
+UNCERTAINTIES = ("entropy", "von_neumann", "purity", "variance")
 
 
 def uncertainty(kind: str, probs: Tensor, senses: Tensor) -> Tensor:
-    """One of `UNCERTAINTIES`, (...,).
+    """One of `UNCERTAINTIES`, (...,), of probabilities (..., K) and senses (..., K, C).
 
     Raises:
         ConfigError: for another name.
     """
+    return uncertainty_by_overlaps(kind, probs, lambda: overlaps(senses), senses.shape[-1])
+
+
+def uncertainty_by_overlaps(kind: str, probs: Tensor, gram: Callable[[], Tensor], dimension: int) -> Tensor:
+    """The same of senses that are known by their dimension C and Gram matrix (..., K, K), which 'entropy' does not ask for."""
     check_name("uncertainty_type", kind, UNCERTAINTIES)
-    return UNCERTAINTIES[kind](probs, senses)
+    if kind == "entropy":
+        return shannon_uncertainty(probs)
+    if kind == "von_neumann":
+        return von_neumann_uncertainty(probs, gram(), dimension)
+    return purity_uncertainty(probs, gram()) if kind == "purity" else variance_uncertainty(probs, gram())
 
 
 def _normalised(nats: Tensor, states: int) -> Tensor:
@@ -201,14 +232,6 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
 def straight_through(outcomes: Tensor, probs: Tensor) -> Tensor:
     """One-hot outcomes (..., K) whose gradient is that of the probabilities (..., K)."""
     return torch.nn.functional.one_hot(outcomes, probs.shape[-1]).to(probs.dtype) + probs - probs.detach()
-
-
-def superposition(log_probs: Tensor, phases: Tensor, senses: Tensor) -> Tensor:
-    """sum_k sqrt(p_k) exp(i phi_k) s_k as [Re; Im], (..., 2C), of senses [Re s; Im s] (..., K, 2C)."""
-    sizes = (0.5 * log_probs).exp()
-    real, imag = (torch.stack([sizes * phases.cos(), sizes * phases.sin()], dim=-2) @ senses).unbind(dim=-2)
-    width = senses.shape[-1] // 2
-    return torch.cat([real[..., :width] - imag[..., width:], real[..., width:] + imag[..., :width]], dim=-1)
 
 
 # --- bonds ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -307,6 +307,7 @@ class QuantumDenoiser(_Network):
         ConfigError: (a ValueError) for a setting out of bounds.
     """
 
+    binary: ClassVar[bool] = True  # each logit is one of two classes
     order: Tensor
 
     def __init__(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qsr.qembed.entanglement import Bonds
+from qsr.qembed.senses import Senses
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class QEmbedOutput:
         log_prob_outcome: (B,) ln of the joint probability of the outcomes; 0 if there are none.
         bonds: states of the pairs of tokens, for `Bonds.measure` of any kind; None without entanglement.
         mask: (B, L) bool: the tokens that count.
+        sense_vectors: of the tokens, also at padding; see `senses`.
     """
 
     embeddings: Tensor
@@ -41,6 +43,12 @@ class QEmbedOutput:
     log_prob_outcome: Tensor
     bonds: Bonds | None
     mask: Tensor
+    sense_vectors: Senses
+
+    @property
+    def senses(self) -> Tensor:
+        """(B, L, K, C) complex unit vectors of the senses, made when asked for."""
+        return self.sense_vectors.complex() * self.mask[..., None, None]
 
     @property
     def entanglement(self) -> Tensor | None:

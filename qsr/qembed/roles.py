@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 ROLES = ("amplitude", "phase", "sense", "coupling", "measurement", "context")
+
+
+def role(parameter: Tensor) -> str:
+    """One of `ROLES`, or 'classical'."""
+    found = getattr(parameter, "_qrole", "classical")
+    assert isinstance(found, str)
+    return found
 
 
 class Tagged(nn.Module):
@@ -26,9 +33,9 @@ class Tagged(nn.Module):
     def tag(self) -> None:
         """Put the tags on; to be called at the end of a constructor."""
         for name, parameter in self.named_parameters():
-            role = self.roles.get(name.partition(".")[0])
-            if role is not None:
-                parameter._qrole = role  # type: ignore[attr-defined]
+            found = self.roles.get(name.partition(".")[0])
+            if found is not None:
+                parameter._qrole = found  # type: ignore[attr-defined]
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)

@@ -69,7 +69,7 @@ class TokenAmplitudes(nn.Module):
     def forward(self) -> tuple[Tensor, Tensor | None]:
         """ln p' (L, K) before entanglement, and phases (L, K)."""
         ids = self.input_ids[None]
-        log_probs, phases, senses = self.embeddings.rows(ids)
+        log_probs, phases, senses = self.embeddings.state(ids)
         mask = torch.ones_like(ids, dtype=torch.bool)
         return self.embeddings.posterior(log_probs, phases, senses, mask)[0], phases[0]
 

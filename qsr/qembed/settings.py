@@ -98,9 +98,11 @@ class QuantumHparams(Hparams):
     gradient_checkpointing: bool = Hparam(False, help="compute layers again in the backward pass: less memory, more time")
     quantum_memory_efficient: bool = Hparam(False, help="look up each different token of a batch once")
     quantum_parallel: bool = Hparam(False, help="draw all collapses of a prediction in one batch, not one after the other")
-    entanglement_optimization: Literal["dense", "sparse"] = Hparam("dense", help="couplings of all pairs, or of a list of them")
-    collapse_optimization: Literal["sequential", "batched"] = Hparam(
-        "sequential", help="draw outcomes token by token, or all at once"
+    entanglement_optimization: Literal["sparse", "dense"] = Hparam(
+        "sparse", help="pairs of tokens in a list, or (the plain way) in a table of all pairs"
+    )
+    collapse_optimization: Literal["batched", "sequential"] = Hparam(
+        "batched", help="draw all outcomes at once, or (the plain way) token by token"
     )
 
     @model_validator(mode="before")

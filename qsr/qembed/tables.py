@@ -1,11 +1,43 @@
-"""A table of V rows stored as a sum of Kronecker products, of which only the rows that are asked for are computed."""
+"""Tables of V tokens: parameters, or sums of Kronecker products of which only the rows that are asked for are computed."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
 from qsr.hparams.base import ConfigError
+
+_PRIOR_FLOOR = 1e-4  # of initial sense probabilities, so that superposition_strength=0 can still learn
+_LOGIT_NOISE = 0.3
+_TURN = 2 * math.pi
+
+
+def initial_log_prior(states: int, strength: float) -> Tensor:
+    """(K,) ln of the sense probabilities around which tokens start: the first sense, or all for `strength` 1."""
+    prior = torch.full((states,), strength / states)
+    prior[0] += 1 - strength
+    return (prior + _PRIOR_FLOOR).log()
+
+
+def token_tables(vocab_size: int, width: int, log_prior: Tensor) -> dict[str, nn.Parameter]:
+    """Random tables of V tokens with K senses of C = `width` dimensions, by the names of `QuantumEmbeddings`."""
+    states = len(log_prior)
+    return {
+        "amplitude_logits": nn.Parameter(log_prior + _LOGIT_NOISE * torch.randn(vocab_size, states)),
+        "phases": nn.Parameter(_TURN * torch.rand(vocab_size, states)),
+        "sense_real": nn.Parameter(torch.randn(vocab_size, states, width)),
+        "sense_imag": nn.Parameter(torch.randn(vocab_size, states, width)),
+    }
+
+
+def factorised_tables(vocab_size: int, width: int, states: int, rank: int, order: int) -> dict[str, KroneckerTable]:
+    """The same as Kronecker products, with logits around 0."""
+    # Standard deviations of what stands above; angles of this width are spread over the whole circle.
+    deviations = {"amplitude_logits": _LOGIT_NOISE, "phases": _TURN / 12**0.5, "sense_real": 1.0, "sense_imag": 1.0}
+    columns = {name: states * width if name.startswith("sense") else states for name in deviations}
+    return {name: KroneckerTable(vocab_size, columns[name], rank, order, size) for name, size in deviations.items()}
 
 
 class KroneckerTable(nn.Module):

@@ -57,12 +57,12 @@ class TorchUpdate(ScheduledStep):
         if isinstance(self.optimizer, torch.optim.LBFGS):
             found, norms, rate = self._line_search(model, objective, batches)
         else:
-            found, _ = self._gradient(model, objective, batches)
+            found, _ = self.gradient(model, objective, batches)
             norms = self.clip(model)
             rate = self.step()
         return {**metrics, **objective.summarise(found), **norms, "lr": rate}
 
-    def _gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
+    def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
         """Sum the gradients of the batches up; what each recorded, and the whole loss."""
         self.optimizer.zero_grad()
         found = []
@@ -78,13 +78,15 @@ class TorchUpdate(ScheduledStep):
             total = total + loss.detach()
         return found, total
 
-    def _line_search(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Metrics, float]:
-        """A step of an optimizer that evaluates the loss of these batches several times; the first one is what is recorded."""
+    def _line_search(
+        self, model: nn.Module, objective: Objective, batches: Sequence[Any]
+    ) -> tuple[list[Metrics], Metrics, float]:
+        """A step of an optimizer that evaluates the loss several times; the first one is what is recorded."""
         first: list[tuple[list[Metrics], Metrics]] = []
 
         def closure() -> float:
             before = objective.state_dict()
-            found, loss = self._gradient(model, objective, batches)
+            found, loss = self.gradient(model, objective, batches)
             norms = self.clip(model)
             if first:
                 objective.load_state_dict(before)

@@ -36,7 +36,7 @@ def bell(theta: float, states: int) -> Tensor:
 def test_reference_values_of_a_register() -> None:
     basis = torch.eye(4, dtype=torch.complex128)
     assert fn.shannon_uncertainty(PRIOR).item() == pytest.approx(0.875, abs=1e-12)
-    assert fn.purity_uncertainty(PRIOR, basis).item() == pytest.approx(0.875, abs=1e-12)
+    assert fn.uncertainty("purity", PRIOR, basis).item() == pytest.approx(0.875, abs=1e-12)
     assert fn.l1_coherence(PRIOR).item() == pytest.approx(0.8880711875, abs=1e-10)
     posterior = fn.bayes_update(PRIOR.log(), torch.tensor([0.0, 1.0, 0.0, -1.0], dtype=DOUBLE)).exp()
     assert posterior.tolist() == pytest.approx([0.3702181, 0.5031785, 0.0925545, 0.0340489], abs=1e-7)
@@ -62,12 +62,12 @@ def test_uncertainty_is_zero_for_one_sense_and_one_for_orthogonal_equal_ones(kin
 def test_von_neumann_entropy_is_that_of_the_density_matrix() -> None:
     probs, senses = torch.softmax(torch.randn(7, 5, dtype=DOUBLE), dim=-1), unit_senses(7, 5, 3)
     levels = torch.linalg.eigvalsh(fn.density_matrix(probs, senses))
-    assert torch.allclose(fn.von_neumann_uncertainty(probs, senses), fn.entropy(levels) / math.log(3), rtol=0, atol=1e-9)
+    assert torch.allclose(fn.uncertainty("von_neumann", probs, senses), fn.entropy(levels) / math.log(3), rtol=0, atol=1e-9)
     wide = unit_senses(7, 5, 8, seed=1)  # min(K, C) = K: both are divided by ln K
-    assert bool((fn.von_neumann_uncertainty(probs, wide) < fn.shannon_uncertainty(probs)).all())
+    assert bool((fn.uncertainty("von_neumann", probs, wide) < fn.shannon_uncertainty(probs)).all())
     orthogonal = torch.eye(5, 8, dtype=torch.complex128).expand(7, 5, 8)
-    assert torch.allclose(fn.von_neumann_uncertainty(probs, orthogonal), fn.shannon_uncertainty(probs), rtol=0, atol=1e-9)
-    assert fn.von_neumann_uncertainty(probs, unit_senses(7, 5, 1)).abs().max().item() == 0.0
+    assert torch.allclose(fn.uncertainty("von_neumann", probs, orthogonal), fn.shannon_uncertainty(probs), rtol=0, atol=1e-9)
+    assert fn.uncertainty("von_neumann", probs, unit_senses(7, 5, 1)).abs().max().item() == 0.0
 
 
 @pytest.mark.parametrize("kind", UNCERTAINTIES)
@@ -247,6 +247,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
         assert gradcheck(lambda a, s, k=kind: fn.uncertainty(k, torch.softmax(a, dim=-1), fn.unit(s)), (logits, senses))
     assert gradcheck(lambda a: fn.relative_entropy_coherence(torch.softmax(a, -1), 0.2), logits)
     assert gradcheck(lambda a: fn.l1_coherence(torch.softmax(a, -1), 0.2), logits)
+    assert gradcheck(lambda s: fn.sense_overlap(fn.unit(s)), senses)
+    assert gradcheck(lambda a: fn.relative_entropy(torch.softmax(a[0], -1), torch.softmax(a[1], -1)), logits)
     coupling = complex_normal(3, 3, seed=3).requires_grad_()
     for kind in BOND_MEASURES:
         assert gradcheck(lambda a, j, k=kind: fn.bond_measure(k, fn.bond_matrix(a[0], j, a[1])), (logits, coupling))
@@ -254,9 +256,6 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert gradcheck(lambda a: fn.povm(a).abs(), kraus)
     assert gradcheck(lambda v: fn.resolution_of_identity(v).abs(), complex_normal(4, 2, seed=5).requires_grad_())
     assert gradcheck(lambda a: fn.mixed_fidelity(a[0] @ a[0].mH, a[1] @ a[1].mH), kraus)
-    phases = torch.randn(2, 3, dtype=DOUBLE).requires_grad_()
-    parts = torch.randn(2, 3, 4, dtype=DOUBLE).requires_grad_()
-    assert gradcheck(lambda a, f, s: fn.superposition(torch.log_softmax(a, -1), f, s), (logits, phases, parts))
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

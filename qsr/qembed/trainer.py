@@ -1,0 +1,393 @@
+"""`QuantumTrainer(model, optimizer, loss_fn)`: networks with quantum embeddings on the one Trainer."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.imports import dotted_name
+from qsr.qembed.config import QuantumConfig
+from qsr.qembed.distribution import Processes, SharedSupervised
+from qsr.qembed.history import COLUMNS, BestModel, EpochCallback, EpochRows, of_phase
+from qsr.qembed.learning import QuantumModel
+from qsr.qembed.predictions import predict
+from qsr.qembed.trainer_file import load_weights, read_trainer_file, write_trainer_file
+from qsr.qembed.update import QuantumUpdate
+from qsr.training.callbacks import ProgressBar
+from qsr.training.device import find_device
+from qsr.training.fitting import stage_of
+from qsr.training.protocols import Callback, Metrics
+from qsr.training.settings import EarlyStoppingHparams
+from qsr.training.stopping import EarlyStopping
+from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
+from qsr.training.trainer import Trainer
+
+KEEP = "keep"
+_COUNTERS = ("current_epoch", "global_step", "task_id", "best_metric", "best_epoch", "stopped_epoch")
+
+
+class QuantumTrainer:
+    """Trains a network with quantum embeddings: schedules of collapse, regularisers, replay, and the metrics of all that.
+
+    The network may be any module; one without quantum embeddings is trained like any other. Batches are mappings with
+    `input_ids` (and `attention_mask`, ..., `labels`) or tuples (inputs, labels), see `qsr.qembed.batches.parts_of`.
+
+    Args:
+        model: trained in place.
+        optimizer: any torch optimizer of its parameters.
+        loss_fn: see `qsr.qembed.losses.call_loss`; None: the outputs of the model carry `loss`. The quantum terms of the loss
+            and those of the configuration add up.
+        device: None: where the model is, or the first GPU if it is on the CPU and there is one; 'keep': never moved.
+        quantum_training_config: a mapping of keys, or a `QuantumConfig`; None: its defaults.
+        lr_scheduler: any torch scheduler of this optimizer.
+        lr_scheduler_interval: whether it is stepped after each 'epoch' or each 'step'.
+
+    Attributes:
+        config: the configuration; `quantum_config` is the same as a mapping.
+        learner: the model with its loss, as the Trainer sees it.
+        training_history: for each metric a list with an entry for each epoch, of all calls of `train`.
+        current_epoch: epochs done in the last call of `train`; global_step: steps done in all of them.
+        task_id: number of calls of `train` before the last one, -1 before the first.
+        best_metric, best_epoch: of the last call of `train`, by `monitor`; stopped_epoch: where it ended early, or None.
+        last_metrics: of the last `training_step`.
+
+    Raises:
+        TypeError: for a model that is no module.
+        ConfigError: for a configuration that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Any,
+        device: torch.device | str | None = None,
+        quantum_training_config: Mapping[str, Any] | QuantumConfig | None = None,
+        lr_scheduler: Any = None,
+        lr_scheduler_interval: str = "epoch",
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: must be a torch.nn.Module, found {type(model).__name__}")
+        if lr_scheduler_interval not in ("epoch", "step"):
+            raise ConfigError(f"lr_scheduler_interval={lr_scheduler_interval!r}: must be 'epoch' or 'step'")
+        given = quantum_training_config
+        self.config = given if isinstance(given, QuantumConfig) else QuantumConfig.from_dict(given or {})
+        self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
+        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+        _check_complete(model, optimizer)
+        self.device = _placed(model, device)
+        self.learner = QuantumModel({"quantum": self.config.quantum().model_dump()}, model, loss_fn)
+        self.learner.optimizer, self.learner.lr_scheduler = optimizer, lr_scheduler
+        self.learner.to(self.device) if device != KEEP else None
+        self.processes = Processes.found() if self.config.distributed_training else Processes()
+        self.processes.agree(self.learner)
+        self.training_history: dict[str, list[float]] = {name: [] for name in COLUMNS}
+        self.current_epoch, self.global_step, self.task_id = 0, 0, -1
+        self.best_metric: float | None = None
+        self.best_epoch: int | None = None
+        self.stopped_epoch: int | None = None
+        self.last_metrics: dict[str, float] = {}
+
+    @property
+    def quantum_config(self) -> dict[str, Any]:
+        """The configuration as a mapping."""
+        return self.config.to_dict()
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        train_dataloader: Any,
+        val_dataloader: Any = None,
+        num_epochs: int = 10,
+        early_stopping_patience: int | None = None,
+        save_best_model: bool = False,
+        model_save_path: str | Path = "./best_model.pth",
+        epoch_callback: EpochCallback | None = None,
+        first_epoch: int = 0,
+    ) -> dict[str, list[float]]:
+        """Train for some epochs; the schedule of the collapse starts anew.
+
+        Args:
+            train_dataloader, val_dataloader: iterables of batches with a length.
+            num_epochs: at least 1.
+            early_stopping_patience: epochs in a row without a better one after which training ends; None: never.
+            save_best_model: write the model to `model_save_path` whenever it is the best so far.
+            epoch_callback: called with each epoch, from 0 on, and its row of the history; True ends the training.
+            first_epoch: epochs of this call that are done already, after `load_model`.
+
+        Returns:
+            The history of this call: a list for each of `qsr.qembed.history.COLUMNS`, NaN where there is nothing to report.
+
+        Raises:
+            ConfigError: for other numbers, and loaders without batches.
+            RunFailed: (a RuntimeError) if the loss stays non-finite.
+            Interrupted: on SIGINT or SIGTERM, after a step.
+        """
+        _check_count("num_epochs", num_epochs, 1)
+        _check_count("first_epoch", first_epoch, 0)
+        if first_epoch >= num_epochs:
+            raise ConfigError(f"first_epoch={first_epoch}: must be less than num_epochs={num_epochs}")
+        monitor = self.config.monitor or ("training/loss" if val_dataloader is None else "validation/loss")
+        if val_dataloader is None and monitor.startswith("validation/"):
+            raise ConfigError(f"monitor={self.config.monitor}: there is no val_dataloader")
+        history: dict[str, list[float]] = {name: [] for name in COLUMNS}
+        best = BestModel(monitor, self.config.min_delta, (lambda: self.save_model(model_save_path)) if save_best_model else None)
+        callbacks: list[Callback] = [EpochRows(history, epoch_callback), best]
+        if early_stopping_patience is not None:
+            _check_count("early_stopping_patience", early_stopping_patience, 1)
+            callbacks.append(_stopping(monitor, early_stopping_patience, self.config.min_delta))
+        if save_best_model and val_dataloader is None and self.config.superposition_schedule != "constant":
+            warnings.warn("save_best_model: training losses of different collapse probabilities are compared", stacklevel=2)
+        self.task_id += 1
+        self.learner.begin_fit(num_epochs)
+        try:
+            self._fit(train_dataloader, val_dataloader, first_epoch, num_epochs, callbacks)
+        finally:
+            self.best_metric, self.best_epoch = best.value, best.epoch
+            self.current_epoch = first_epoch + len(history["train_loss"])
+            self.stopped_epoch = self.current_epoch - 1 if self.current_epoch < num_epochs else None
+            for name, values in history.items():
+                self.training_history.setdefault(name, []).extend(values)
+        return history
+
+    def train_epoch(self, dataloader: Any, epoch: int = 0, collapse_probability: float | None = None) -> dict[str, float]:
+        """Train for one epoch, which the history does not hear of.
+
+        Args:
+            epoch: from 0 on; decides the collapse probability, of a run of ten epochs unless `set_epoch` says otherwise, and
+                what is drawn.
+            collapse_probability: instead.
+
+        Returns:
+            Means over the samples, those of tokens over valid tokens: loss, task_loss, quantum_loss, uncertainty,
+            entanglement_strength, superposition_coherence, collapse_probability, replay_loss, grad_norm, quantum_grad_norm.
+
+        Raises:
+            ConfigError, RunFailed, Interrupted: as `train`.
+        """
+        _check_count("epoch", epoch, 0)
+        found = _LastEpoch()
+        with self.learner.collapsing(collapse_probability):
+            self._fit(dataloader, None, epoch, epoch + 1, [found])
+        return found.metrics
+
+    def _fit(self, data: Any, validation: Any, first: int, epochs: int, callbacks: Sequence[Callback]) -> None:
+        """Epochs `first` to `epochs` - 1 on the Trainer."""
+        settings = self._settings(epochs)
+        objective = self._objective(data, validation)
+        stage = stage_of(settings, objective)
+        update = QuantumUpdate(self.learner, settings, stage, self.processes)
+        bar = [ProgressBar()] if self.config.progress else []
+        trainer = Trainer(self.learner, objective, update, [*callbacks, *bar], settings, None, stage)
+        trainer.epoch, trainer.step = first, first * objective.steps_per_epoch
+        begun, training = trainer.step, self.model.training
+        try:
+            trainer.fit()
+        finally:
+            self.learner.train(training)
+            self.learner.release_couplings()
+            self.global_step += trainer.step - begun
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """The loss of a batch with its graph, for whoever steps the optimizer; `last_metrics` holds what it is made of.
+
+        Nothing else happens: no gradient is cleared or computed, and the batch goes to where the parameters are.
+        """
+        self.learner.training = self.model.training  # whoever trains switches the model
+        loss = self.learner.training_step(moved(batch, self.model), batch_idx)
+        self.last_metrics = _visible(of_phase(numbers(self.learner.logged), "training"))
+        return loss
+
+    def set_epoch(self, epoch: int, num_epochs: int | None = None) -> None:
+        """The collapse probability of an epoch, from 0 on, of so many (for loops of one's own)."""
+        if num_epochs is not None:
+            self.learner.begin_fit(num_epochs)
+        self.learner.begin_step(epoch, 0, 1)
+
+    # --- evaluation -------------------------------------------------------------------------------------------------
+
+    def validate(self, dataloader: Any, collapse_probability: float | None = None, epoch: int | None = None) -> dict[str, float]:
+        """Metrics on other data, without sampling: the likeliest outcome of each token that collapses.
+
+        Args:
+            collapse_probability: default: the one that training ends with.
+            epoch: ignored.
+
+        Returns:
+            loss (with the terms of training), task_loss, quantum_loss, accuracy, nll, ece, uncertainty, entanglement_strength,
+            superposition_coherence; NaN for scores of classes where labels are numbers.
+        """
+        objective = self._objective(dataloader, None)
+        with torch.random.fork_rng(devices=[]), self.learner.collapsing(collapse_probability):
+            found = objective.evaluate(self.learner, objective.training, "validation")
+        return {**dict.fromkeys(("accuracy", "nll", "ece"), math.nan), **of_phase(found, "validation")}
+
+    def predict(
+        self, data: Any, num_samples: int = 0, collapse_probability: float | None = None, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Probabilities and uncertainties of other data, see `qsr.qembed.predictions.predict`.
+
+        Args:
+            data: a loader, or one batch: a mapping or a tensor.
+            num_samples: of sampled collapses; calibrated probabilities need several.
+            collapse_probability: default: the one that training ends with.
+
+        Raises:
+            ConfigError: as `predict` there.
+        """
+        batches = [data] if isinstance(data, (Mapping, Tensor)) else data
+        with self.learner.collapsing(collapse_probability):
+            return predict(self.learner, batches, num_samples, seed)
+
+    # --- what a fit is made of --------------------------------------------------------------------------------------
+
+    def _settings(self, epochs: int) -> RunSettings:
+        config = self.config
+        train = {
+            "max_epochs": epochs,
+            "dir": "<NONE>",
+            "seed": config.seed,
+            "Q": config.gradient_accumulation_steps * self.processes.size,
+            "precision": config.precision,
+            "device": str(self.device),
+        }
+        return RunSettings.from_tree(
+            {
+                "model": {"module_name": dotted_name(QuantumModel), "quantum": config.quantum().model_dump()},
+                "train": train,
+                "gradient_clipping": {"max_norm": config.max_grad_norm},
+                "scheduler": {"name": "none", "interval": self.lr_scheduler_interval},
+            }
+        )
+
+    def _objective(self, data: Any, validation: Any) -> Supervised:
+        config = self.config
+        return SharedSupervised(
+            self.processes,
+            config.quantum_sync,
+            config.entanglement_sync,
+            LoaderSource(data, config.seed),
+            None if validation is None else LoaderSource(validation, config.seed),
+            config.seed,
+            config.gradient_accumulation_steps * self.processes.size,
+            autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        )
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def save_model(self, path: str | Path, include_optimizer: bool = True) -> None:
+        """Write the model, and all that training on depends on, to one file, .pth or .pt; see `qsr.qembed.trainer_file`.
+
+        Raises:
+            ConfigError: for another ending, and a file that cannot be written.
+        """
+        if self.processes.rank == 0:
+            write_trainer_file(path, self.state_dict(include_optimizer))
+
+    def load_model(self, path: str | Path, include_optimizer: bool = True, strict: bool = True) -> dict[str, Any]:
+        """Read what `save_model` wrote. The configuration of this trainer stays; that of the file is returned.
+
+        Args:
+            include_optimizer: also the optimizer, its scheduler, the history and the counters.
+            strict: refuse weights of another model, or load those that fit.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ConfigError: (a RuntimeError) for a damaged file, and for weights that do not fit; names them.
+        """
+        state = read_trainer_file(path)
+        self.load_state_dict(state, include_optimizer, strict, str(path))
+        return dict(state["config"])
+
+    def state_dict(self, include_optimizer: bool = True) -> dict[str, Any]:
+        """All that training on depends on, in plain containers and tensors."""
+        state: dict[str, Any] = {
+            "config": self.quantum_config,
+            "model": self.model.state_dict(),
+            "evaluation_probability": float(self.learner.evaluation_probability),
+        }
+        if not include_optimizer:
+            return state
+        replay = self.learner.replay
+        return {
+            **state,
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": None if self.lr_scheduler is None else self.lr_scheduler.state_dict(),
+            "replay": None if replay is None else replay.state_dict(),
+            "history": self.training_history,
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], include_optimizer: bool = True, strict: bool = True, where: str = "state"
+    ) -> None:
+        """Go back to what `state_dict` gave.
+
+        Raises:
+            ConfigError: as `load_model`.
+        """
+        load_weights(self.model, state["model"], strict, where)
+        self.learner.evaluation_probability.fill_(state["evaluation_probability"])
+        if not include_optimizer or "optimizer" not in state:
+            return
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.lr_scheduler is not None and state["lr_scheduler"] is not None:
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        if self.learner.replay is not None and state["replay"] is not None:
+            self.learner.replay.load_state_dict(state["replay"])
+        self.training_history = {name: list(values) for name, values in state["history"].items()}
+        for name in _COUNTERS:
+            setattr(self, name, state["counters"][name])
+
+
+class _LastEpoch(Callback):
+    """Keeps the metrics of an epoch by the short names of `train_epoch`."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self._norms: dict[str, float] = {}
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._norms = {"grad_norm": metrics["gradient_norm"], "quantum_grad_norm": metrics["quantum_gradient_norm"]}
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.metrics = {"replay_loss": 0.0, **_visible(of_phase(metrics, "training")), **self._norms}
+
+
+def _visible(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the sums that are only there to be divided."""
+    return {name: value for name, value in metrics.items() if not name.startswith("_")}
+
+
+def _stopping(monitor: str, patience: int, min_delta: float) -> EarlyStopping:
+    mode: Any = "max" if monitor.endswith("/accuracy") else "min"
+    return EarlyStopping(EarlyStoppingHparams(monitor=monitor, patience=patience, min_delta=min_delta, mode=mode))
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}={value!r}: must be a whole number of at least {least}")
+
+
+def _check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left_out = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in known]
+    if left_out:
+        rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        warnings.warn(f"optimizer: does not train {', '.join(left_out[:3])}{rest}", stacklevel=3)
+
+
+def _placed(model: nn.Module, wish: torch.device | str | None) -> torch.device:
+    """Where the model is to be."""
+    here = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if wish == KEEP or (wish is None and here.type != "cpu"):
+        return here
+    return find_device("auto" if wish is None else str(wish), "device")

@@ -1,0 +1,70 @@
+"""The step of networks with quantum embeddings: any torch optimizer, and a bound on the gradient of the quantum parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from qsr.hparams import RunSettings
+from qsr.qembed.distribution import ALONE, Processes
+from qsr.qembed.learning import QuantumModel
+from qsr.qembed.optimizers import UncertaintyOptimizer
+from qsr.training.protocols import Metrics, Objective
+from qsr.training.rate import ScheduledStep
+from qsr.training.schedule import Stage
+from qsr.training.update import TorchUpdate, clipped
+
+
+class QuantumUpdate(TorchUpdate):
+    """As `TorchUpdate`; with the model's own optimizer if it was given one.
+
+    With `quantum_gradient_clipping` the norm of the whole gradient is bounded by `max_quantum_grad_norm`, or, clipped separately,
+    that of the parameters with a role in quantum embeddings (`qsr.qembed.roles`), and that of the others by
+    `gradient_clipping.max_norm`. The samples that the model replays belong to what is saved.
+
+    Raises:
+        ConfigError: for arguments that torch refuses.
+    """
+
+    def __init__(self, model: QuantumModel, settings: RunSettings, stage: Stage, processes: Processes = ALONE) -> None:
+        if model.optimizer is None:
+            super().__init__(model, settings, stage)
+        else:
+            self.clipping = settings.gradient_clipping
+            ScheduledStep.__init__(self, model.optimizer, settings, stage, model.lr_scheduler)
+        self.model, self.quantum, self.processes = model, model.quantum, processes
+
+    def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
+        found = super().gradient(model, objective, batches)
+        self.processes.sum_gradients(model)
+        return found
+
+    def clip(self, model: nn.Module) -> Metrics:
+        quantum = [parameter for parameter in model.parameters() if hasattr(parameter, "_qrole")]
+        bound, kind = self.quantum.max_quantum_grad_norm, self.clipping.norm_type
+        separate = self.quantum.quantum_gradient_clipping and self.quantum.separate_clipping
+        of_quantum = clipped(quantum, bound if separate else None, kind)
+        if not self.quantum.quantum_gradient_clipping:
+            return {**super().clip(model), "quantum_gradient_norm": of_quantum}
+        if not separate:
+            return {"gradient_norm": clipped(model.parameters(), bound, kind), "quantum_gradient_norm": of_quantum}
+        classical = [parameter for parameter in model.parameters() if not hasattr(parameter, "_qrole")]
+        of_others = clipped(classical, self.clipping.max_norm, kind)
+        whole = (of_quantum**kind + of_others**kind) ** (1 / kind) if kind < float("inf") else max(of_quantum, of_others)
+        return {"gradient_norm": whole, "quantum_gradient_norm": of_quantum}
+
+    def step(self, closure: Callable[[], float] | None = None) -> float:
+        if isinstance(self.optimizer, UncertaintyOptimizer):
+            self.optimizer.set_uncertainty(float(self.model.logged["training/uncertainty"]))
+        return super().step(closure)
+
+    def state_dict(self) -> dict[str, Any]:
+        replay = {} if self.model.replay is None else {"replay": self.model.replay.state_dict()}
+        return {**super().state_dict(), **replay}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.model.replay is not None:
+            self.model.replay.load_state_dict(state["replay"])
