@@ -16,6 +16,21 @@ logger = logging.getLogger(__name__)
 TFileHparams = TypeVar("TFileHparams", bound="FileHparams")
 
 
+def read_bytes(file: str | Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        ConfigError: if it is not there, or cannot be read.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{file}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+
+
 class FileHparams(DataHparams):
     """A file, and how its rows are split; the training data are shuffled unless the settings say otherwise."""
 
@@ -73,20 +88,10 @@ class FileData(PyTorchData[TFileHparams]):
                 )
 
     def read_bytes(self, file: str) -> bytes:
-        """What is in a file.
-
-        Raises:
-            ConfigError: if it is not there, or cannot be read.
-        """
-        path = Path(file)
-        if self.thparams.sha256 is not None and not path.exists() and not path.is_absolute():
+        """As the function of this name; says more of a file that a run has left behind."""
+        if self.thparams.sha256 is not None and not Path(file).exists() and not Path(file).is_absolute():
             raise ConfigError(f"{file}: not here; the run names its data as they were called where the run was started")
-        if not path.is_file():
-            raise ConfigError(f"{file}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+        return read_bytes(file)
 
     def checked_hash(self, *parts: bytes) -> str:
         """The hash of the data.
