@@ -39,7 +39,7 @@ class QuantumModel(Model[QuantumModelHparams]):
     Args:
         hparams: the settings.
         network: returns logits, or an object or mapping with `logits`, or a tuple that begins with them; see
-            `qsr.qembed.batches.parts_of` for what it is given.
+            `qsr.qembed.batches.parts_of` for what it is given. With a true attribute `binary` each logit is one of two classes.
         loss_fn: see `qsr.qembed.losses.call_loss`; None: the network's outputs carry `loss`.
 
     Attributes:
@@ -142,9 +142,11 @@ class QuantumModel(Model[QuantumModelHparams]):
         inputs, labels = parts_of(batch)
         for layer in self.layers:
             layer.set_collapse_probability(self.probability)
-        offered = {"collapse_probability": self.probability, **({"labels": labels} if self.loss_fn is None else {})}
-        first = (inputs,) if isinstance(inputs, Tensor) else ()
-        offered |= inputs if isinstance(inputs, Mapping) else {}
+        named = dict(inputs) if isinstance(inputs, Mapping) else {}
+        if named and not self._takes_all and not self._accepted & named.keys():
+            raise ConfigError(f"batch: has {', '.join(named)}; the model takes {', '.join(sorted(self._accepted))}")
+        first = () if isinstance(inputs, Mapping) else (inputs,)
+        offered = {"collapse_probability": self.probability, **({"labels": labels} if self.loss_fn is None else {}), **named}
         return self.network(
             *first, **{name: value for name, value in offered.items() if self._takes_all or name in self._accepted}
         )
@@ -203,7 +205,7 @@ class QuantumModel(Model[QuantumModelHparams]):
             weights = quantum.replay_alpha, quantum.replay_beta, quantum.replay_gamma
             base_loss = getattr(self.loss_fn, "base_loss", self.loss_fn)
             loss = replay_loss(stored, logits_of(again), found[0].probs if found else None, base_loss, *weights)
-        if self.epoch == 0:
+        if self.epoch == 0 and torch.is_grad_enabled():  # a look at the metrics ahead of the training is none of it
             probs = seen[0].probs if seen else None
             buffer.add(inputs if named else {"inputs": inputs}, labels, logits_of(outputs), probs)
         return loss

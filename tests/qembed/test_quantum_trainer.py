@@ -305,6 +305,8 @@ def test_other_refusals():
         trainer().train([])
     with pytest.raises(ValueError, match="no val_dataloader"):
         trainer({"monitor": "val_accuracy"}).train(loader(), num_epochs=1)
+    with pytest.raises(ValueError, match="batch: has ids, mask; the model takes attention_mask"):
+        trainer().validate([{"ids": tokens()[0], "mask": tokens()[0], "labels": tokens()[1]}])
     with pytest.raises(ValueError, match="has no labels"):
         trainer(loss_fn=nn.CrossEntropyLoss()).validate([(tokens()[0],)])
     with pytest.raises(RuntimeError, match=r"training/loss=nan.* after 3 rewinds"):
