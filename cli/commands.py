@@ -93,7 +93,7 @@ def finish(run: jobs.Run) -> None:
     elif run.settings.on_data:
         load_it = f"qsr load {run.path}{allowing(run.settings)}"
         lines = [f"done: {run.path}", f"  {load_it}    metrics on the test data"]
-        if run.settings.model.section == "hsm" and run.settings.model.hsm_model != "geometry":
+        if jobs.predicts(run.settings):
             lines.append(f"  {load_it} --data FILE    predictions for new data")
         click.echo("\n".join([*lines, f"  qsr plot {run.path}"]))
     else:
@@ -212,7 +212,9 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the run's settings name.")
-@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Predict for this table (--hsm runs).")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FILE", help="Predict for this file (runs of --hsm and --qembed)."
+)
 def load(
     run: Path,
     samples: int,
@@ -225,8 +227,8 @@ def load(
 ) -> None:
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
 
-    The run of a model on data is evaluated on its test data instead, or predicts for a table (--data), which goes to
-    predictions.csv.
+    The run of a model on data is evaluated on its test data instead, or predicts for a file (--data); that goes to
+    predictions.csv, or to cleaned.h5 where the prediction is a configuration.
 
     Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
 
@@ -236,7 +238,7 @@ def load(
         stored = read_run(run)
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
-            click.echo("\n".join([*report.lines(), f"written: {output or run}/predictions.csv"]))
+            click.echo("\n".join([*report.lines(), f"written: {output or run}/{report.file}"]))
             return
         if stored.settings.on_data:
             with terminal():

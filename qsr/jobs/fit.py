@@ -15,7 +15,6 @@ from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_ato
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
-from qsr.training.files import FileData, FileHparams
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
@@ -98,24 +97,10 @@ def start_fit(
 def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run; the directory must be locked."""
     data = data_of(settings) if data is None else data
-    check_same(settings, data)
+    if isinstance(data, PyTorchData):
+        data.check_same(settings.data)
     objective = objective_of(settings, data)
     return _run(StartedFit(settings, new_model(settings), objective), directory, progress, True, callbacks)
-
-
-def check_same(settings: RunSettings, data: Any) -> None:
-    """Whether data from a file are those that a run was trained on, split in the same way.
-
-    Raises:
-        ConfigError: naming what differs.
-    """
-    if not isinstance(data, FileData) or settings.data is None:
-        return
-    data.like(settings.data)
-    for name in data.fixed:
-        found, stored = data.thparams[name], settings.data[name]
-        if found != stored:
-            raise ConfigError(f"data.{name}={found}: the run has {stored}, and goes on with the same data only")
 
 
 def data_of(settings: RunSettings) -> PyTorchData[Any]:
@@ -124,17 +109,9 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     Raises:
         ConfigError: if they name none.
     """
-    named = settings.data is not None and (
-        settings.data.module_name is not None or getattr(settings.data, "file", None) is not None
-    )
-    if not named:
-        schema = hparams_class(getattr(settings.model, "data_section", "data"))
-        if issubclass(schema, FileHparams):
-            if settings.data is not None and settings.data.sha256 is not None:
-                raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=...)")
-            raise schema.missing()
-        raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
-    found: PyTorchData[Any] = settings.data.build()
+    section = getattr(settings.model, "data_section", "data")
+    named: Any = hparams_class(section)() if settings.data is None else settings.data
+    found: PyTorchData[Any] = named.build()
     return found
 
 
@@ -219,8 +196,7 @@ def evaluate_on_data(
         check_writable(target)
     model: Model[Any] = restore_model(stored, find_device(device, "device"))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
-    if isinstance(found, FileData):
-        found.like(stored.settings.data)
+    found.check_like(stored.settings.data)
     parts = {"test": found.test, "validation": found.val}
     part, dataset = next(((name, rows) for name, rows in parts.items() if rows is not None), ("", None))
     if dataset is None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsr.hparams import ConfigError
+from qsr.hparams import ConfigError, RunSettings
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.predictions import Predictions, as_csv, predict
 from qsr.jobs.features import feature_names, features_of
 from qsr.jobs.run import Run, check_writable, path_of
+from qsr.jobs.sequences import predict_sequences
 from qsr.runs import StoredRun, read_run, restore_model, write_atomically
 from qsr.training import DataLoaderHparams, Supervised
 from qsr.training.columns import Columns
@@ -23,6 +25,23 @@ from qsr.training.rows import TensorRows
 from qsr.training.supervised import DatasetSource
 
 PREDICTIONS_FILE = "predictions.csv"
+
+
+class Report(Protocol):
+    """What predictions of any kind are.
+
+    Attributes:
+        file: name of the file that `write` makes.
+    """
+
+    @property
+    def file(self) -> str: ...
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+
+    def write(self, directory: Path) -> None:
+        """Write them into a directory."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,12 @@ class PredictionReport:
     metrics: dict[str, float]
     known: int
 
+    file: ClassVar[str] = PREDICTIONS_FILE
+
+    def write(self, directory: Path) -> None:
+        """Write predictions.csv."""
+        write_atomically(directory / self.file, as_csv(self.columns))
+
     def lines(self) -> list[str]:
         """For the terminal: the metrics, and how many predictions there are."""
         width = max((len(name) for name in self.metrics), default=0)
@@ -56,37 +81,58 @@ def predict_table(
     device: str = "auto",
     output: str | Path | None = None,
     write: bool = False,
-) -> PredictionReport:
-    """Predictions for new data, whose columns are found by the names of the training data; others are left alone.
+) -> Any:
+    """Predictions for new data.
+
+    Of a Hilbert-space model: columns are found by the names of the training data, and others are left alone. Of a network on
+    quantum embeddings: see `qsr.jobs.sequences.SequenceReport`.
 
     Args:
-        run: of a Hilbert-space model.
-        data: a file, a frame, a mapping of columns, or an array (S, K).
-        output: directory for predictions.csv; default the run's own.
-        write: whether to write it.
+        run: of a model of one of the `KINDS`.
+        data: a file; for tables also a frame, a mapping of columns, or an array (S, K).
+        output: directory for the predictions; default the run's own.
+        write: whether to write them.
+
+    Returns:
+        A `Report`, of its kind.
 
     Raises:
-        ConfigError: as `load_model`; for a run of another kind, and for data without the features.
+        ConfigError: as `load_model`; for a run of another kind, and for data that do not fit it.
     """
     stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
     kind = stored.settings.model.section
-    if kind != "hsm":
-        raise ConfigError(f"--data: predictions are for runs of --hsm, and {stored.path} is a run of --{kind}")
+    if kind not in KINDS:
+        known = " and ".join(f"--{name}" for name in KINDS)
+        raise ConfigError(f"--data: predictions are for runs of {known}, and {stored.path} is a run of --{kind}")
     directory = Path(output or stored.path)
     if write:
         check_writable(directory)
-    model: HilbertSpaceModel = restore_model(stored, find_device(device, "device"))
+    report = KINDS[kind](stored, restore_model(stored, find_device(device, "device")), data)
+    if write:
+        report.write(directory)
+    return report
+
+
+def predict_rows(stored: StoredRun, model: HilbertSpaceModel, data: Any) -> PredictionReport:
+    """Predictions of a Hilbert-space model for the rows of a table."""
     names = feature_names(stored.settings, model)
     x, columns, _ = features_of(data, names)
     targets = tuple(stored.settings.data.targets) if stored.settings.data is not None else ()
     targets = targets or tuple(f"y{index}" for index in range(model.num_outputs))
     found = predict(model, x, names)
-    table = found.columns(targets)
     y = _targets(model, columns, targets)
     known = np.isfinite(y).all(axis=1)
-    if write:
-        write_atomically(directory / PREDICTIONS_FILE, as_csv(table))
-    return PredictionReport(found, table, _metrics(model, x[known], y[known]) if known.any() else {}, int(known.sum()))
+    metrics = _metrics(model, x[known], y[known]) if known.any() else {}
+    return PredictionReport(found, found.columns(targets), metrics, int(known.sum()))
+
+
+# Who predicts for new data, by the kind of the model.
+KINDS: dict[str, Callable[[StoredRun, Any, Any], Report]] = {"hsm": predict_rows, "qembed": predict_sequences}
+
+
+def predicts(settings: RunSettings) -> bool:
+    """Whether a model of these settings has something to predict."""
+    return settings.model.section in KINDS and getattr(settings.model, "hsm_model", None) != "geometry"
 
 
 def _targets(model: HilbertSpaceModel, columns: Columns, targets: tuple[str, ...]) -> NDArray[np.float64]:

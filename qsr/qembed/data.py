@@ -52,8 +52,7 @@ class SequencesHparams(FileHparams):
     classes: tuple[int | str, ...] | None = Hparam(None, help="classes in the order of their numbers; filled in")
 
     def build(self) -> Sequences:
-        if self.file is None:
-            raise self.missing()
+        self.check_file()
         return Sequences(self)
 
     @model_validator(mode="after")
@@ -139,11 +138,11 @@ class Sequences(FileData[SequencesHparams]):
         settings = self.thparams
         if settings.task is None:
             raise ConfigError("data.task: missing; one of classify, mlm, denoise")
-        if settings.file is None:
-            raise settings.missing()
-        data = [self.read_bytes(file) for file in (settings.file, settings.clean) if file is not None]
+        settings.check_file()
+        where = str(settings.file)
+        data = [self.read_bytes(file) for file in (where, settings.clean) if file is not None]
         found: dict[str, Any] = {"sha256": self.checked_hash(*data)}
-        self.source = open_source(settings.file, data[0])
+        self.source = open_source(where, data[0])
         labels = self._labels() if settings.task == "classify" else None
         self._rows = self._parts(labels)
         self.code = self.source.code(settings, self._rows[0])
@@ -153,7 +152,7 @@ class Sequences(FileData[SequencesHparams]):
             found["classes"] = settings.classes or tuple(np.unique(labels).tolist())
         self.thparams = settings.updated(found)
         if labels is not None:
-            numbers = class_numbers(labels, found["classes"], settings.file)
+            numbers = class_numbers(labels, found["classes"], where)
             return DictRows({**self.source.columns(self.code), "labels": numbers})
         return self._masked() if settings.task == "mlm" else self._noisy()
 
@@ -200,7 +199,7 @@ class Sequences(FileData[SequencesHparams]):
     def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]
         return [dataset.part(torch.from_numpy(rows)) for rows in self._rows]
 
-    def like(self, stored: Any) -> None:
+    def check_like(self, stored: Any) -> None:
         if not isinstance(stored, SequencesHparams):
             return
         for name in ("task", "patch", "tokens", "bos", "classes", "vocabulary"):

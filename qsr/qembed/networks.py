@@ -204,8 +204,8 @@ class _Network(nn.Module):
     def _hidden(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """(B, L, D) after the layers, of embedded tokens (B, L, D); zero at padding."""
         hidden = self.dropout(vectors + self.positions[: vectors.shape[1]])
-        # A softmax over no keys is NaN (in evaluation mode without gradients, others are caught by torch): rows without any
-        # token attend to their padding, and what they find is cut off below.
+        # A softmax over no keys is NaN where torch takes its fast path: rows without any token attend to their padding, and what
+        # they find is cut off below.
         padding = ~mask & mask.any(dim=1, keepdim=True)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=padding)
@@ -308,6 +308,7 @@ class QuantumDenoiser(_Network):
     """
 
     binary: ClassVar[bool] = True  # each logit is one of two classes
+    binary = True  # one logit for each label
     order: Tensor
 
     def __init__(

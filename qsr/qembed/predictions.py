@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from qsr.qembed.metrics import mutual_information, predictive_entropy
 from qsr.qembed.passes import sample_passes
 from qsr.qembed.reading import logits_of
 from qsr.qembed.statistics import watched
+from qsr.training.random import derived_seed
 from qsr.training.supervised import moved
+
+ROWS = 256  # sequences that are worked on at once
 
 
 def predict(model: QuantumModel, batches: Iterable[Any], num_samples: int = 0, seed: int = 0) -> dict[str, Tensor]:
@@ -47,6 +50,42 @@ def predict(model: QuantumModel, batches: Iterable[Any], num_samples: int = 0, s
     if not parts:
         raise ConfigError("predict: there are no batches")
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def token_likelihoods(
+    model: QuantumModel, columns: Mapping[str, Tensor], mask: int, num_words: int, num_samples: int = 0, seed: int = 0
+) -> Tensor:
+    """(S, L) -ln p(token | all others) in nats, of a network that fills in masked tokens: each is masked in its turn.
+
+    NaN for tokens that cannot be predicted.
+
+    Args:
+        columns: `input_ids` (S, L), and what else the network takes.
+        mask: the token that stands for a masked one.
+        num_words: tokens below it can be predicted.
+        num_samples, seed: as in `predict`; each position has samples of its own.
+    """
+    found = []
+    for number, batch in enumerate(row_batches(columns)):
+        ids = batch["input_ids"]
+        nll = torch.full(ids.shape, torch.nan, dtype=torch.float64)
+        for position in range(ids.shape[1]):
+            rows = (ids[:, position] < num_words).nonzero().squeeze(1)
+            if not len(rows):
+                continue
+            part = {name: column[rows].clone() for name, column in batch.items()}
+            part["input_ids"][:, position] = mask
+            probs = predict(model, [part], num_samples, derived_seed(seed, "collapse", number, position))["probs"][:, position]
+            truth = probs.double().gather(1, ids[rows, position, None]).squeeze(1)
+            nll[rows, position] = -truth.clamp_min(torch.finfo(probs.dtype).tiny).log()
+        found.append(nll)
+    return torch.cat(found)
+
+
+def row_batches(columns: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Columns (S, ...) in batches that fit into the memory of a prediction."""
+    parts = {name: column.split(ROWS) for name, column in columns.items()}
+    return (dict(zip(parts, rows, strict=True)) for rows in zip(*parts.values(), strict=True))
 
 
 def _of_batch(model: QuantumModel, batch: Any, num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:

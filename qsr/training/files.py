@@ -16,6 +16,21 @@ logger = logging.getLogger(__name__)
 TFileHparams = TypeVar("TFileHparams", bound="FileHparams")
 
 
+def read_bytes(file: str | Path) -> bytes:
+    """What is in a file.
+
+    Raises:
+        ConfigError: if it is not there, or cannot be read.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ConfigError(f"{file}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+
+
 class FileHparams(DataHparams):
     """A file, and how its rows are split; the training data are shuffled unless the settings say otherwise."""
 
@@ -34,10 +49,16 @@ class FileHparams(DataHparams):
     def label(cls, name: str) -> str:
         return f"data.{name}"
 
-    @classmethod
-    def missing(cls) -> ConfigError:
-        """What is raised where a file is needed and none is named."""
-        return ConfigError(f"data.file: missing; name {cls.wanted}, or pass the data")
+    def check_file(self) -> None:
+        """Whether a file is named.
+
+        Raises:
+            ConfigError: if not; says what to do.
+        """
+        if self.file is None and self.sha256 is not None:
+            raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=...)")
+        if self.file is None:
+            raise ConfigError(f"data.file: missing; name {self.wanted}, or pass the data")
 
 
 class FileData(PyTorchData[TFileHparams]):
@@ -56,28 +77,21 @@ class FileData(PyTorchData[TFileHparams]):
         if loader is not None and (loader.num_workers or loader.pin_memory):
             logger.info("data.loader: num_workers and pin_memory are not needed: the data are in memory")
 
-    def like(self, stored: Any) -> None:
-        """Whether these are data that a run with other settings understands in the same way.
-
-        Raises:
-            ConfigError: naming what differs.
-        """
+    def check_same(self, stored: Any) -> None:
+        if not isinstance(stored, type(self.thparams)):
+            return
+        self.check_like(stored)
+        for name in self.fixed:
+            if self.thparams[name] != stored[name]:
+                raise ConfigError(
+                    f"data.{name}={self.thparams[name]}: the run has {stored[name]}, and goes on with the same data only"
+                )
 
     def read_bytes(self, file: str) -> bytes:
-        """What is in a file.
-
-        Raises:
-            ConfigError: if it is not there, or cannot be read.
-        """
-        path = Path(file)
-        if self.thparams.sha256 is not None and not path.exists() and not path.is_absolute():
+        """As the function of this name; says more of a file that a run has left behind."""
+        if self.thparams.sha256 is not None and not Path(file).exists() and not Path(file).is_absolute():
             raise ConfigError(f"{file}: not here; the run names its data as they were called where the run was started")
-        if not path.is_file():
-            raise ConfigError(f"{file}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+        return read_bytes(file)
 
     def checked_hash(self, *parts: bytes) -> str:
         """The hash of the data.

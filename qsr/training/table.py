@@ -42,8 +42,7 @@ class TableHparams(FileHparams):
     sha256: str | None = Hparam(None, help="of the file, or of the columns used of data in memory; filled in")
 
     def build(self) -> Table:
-        if self.file is None:
-            raise self.missing()
+        self.check_file()
         return Table(self)
 
     @model_validator(mode="before")
@@ -170,7 +169,7 @@ class Table(FileData[TableHparams]):
                 return found
         raise ConfigError(f"{where}: data.targets: {len(missing)} rows have no value, the first is row {missing[0] + 1}")
 
-    def like(self, stored: Any) -> None:
+    def check_like(self, stored: Any) -> None:
         if not isinstance(stored, TableHparams):
             return
         for name in ("input_features", "targets", "classes"):

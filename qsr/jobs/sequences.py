@@ -1,0 +1,147 @@
+"""New snapshots or text for a run of `--qembed`: classes, likelihoods of tokens, or cleaned configurations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qsr.hparams import ConfigError
+from qsr.hsm.predictions import as_csv
+from qsr.qembed.data import Code, SequencesHparams, open_source
+from qsr.qembed.metrics import expected_calibration_error, negative_log_likelihood
+from qsr.qembed.model import QEmbedModel
+from qsr.qembed.patches import SnapshotSource
+from qsr.qembed.predictions import predict, row_batches, token_likelihoods
+from qsr.qembed.text import TextSource, Vocabulary
+from qsr.runs import StoredRun, replacing, write_atomically
+from qsr.snapshots import Snapshots, write_snapshots
+from qsr.training.files import read_bytes
+
+Source = SnapshotSource | TextSource
+OF_ONE_STATE = ("log_prob", "local_energy")  # what does not hold of a configuration that was changed
+
+
+@dataclass(frozen=True)
+class SequenceReport:
+    """Predictions for S sequences.
+
+    Attributes:
+        columns: of predictions.csv: the class, `p_` of each, `total_entropy`, `aleatoric`, `mutual_information` (nats) and
+            `uncertainty` of the senses; or `nll` and that of each token (nats). Empty where configurations are the result.
+        metrics: of the sequences whose class training knew; of all for likelihoods.
+        summary: a line about the whole.
+        cleaned: the snapshots without the noise, of task=denoise.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    summary: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    cleaned: Snapshots | None = None
+
+    @property
+    def file(self) -> str:
+        """Name of the file of the predictions."""
+        return "predictions.csv" if self.cleaned is None else "cleaned.h5"
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        width = max((len(name) for name in self.metrics), default=0)
+        return [self.summary, *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
+
+    def write(self, directory: Path) -> None:
+        """Write `file`."""
+        if self.cleaned is None:
+            write_atomically(directory / self.file, as_csv(self.columns))
+            return
+        with replacing(directory / self.file) as temporary:
+            write_snapshots(temporary, self.cleaned)
+
+
+def predict_sequences(stored: StoredRun, model: QEmbedModel, data: Any) -> SequenceReport:
+    """Predictions of a run's model for a file, as means over `qembed.num_samples` drawn collapses.
+
+    Raises:
+        ConfigError: for a file that cannot be read or does not fit the run.
+    """
+    if not isinstance(data, (str, Path)):
+        raise ConfigError(f"data: expected a file of snapshots or text, found {type(data).__name__}")
+    described = stored.settings.data if isinstance(stored.settings.data, SequencesHparams) else SequencesHparams()
+    source = open_source(str(data), read_bytes(data))
+    code = _code(model, described, source)
+    seed = stored.settings.train.seed
+    task = {"classify": _classes, "mlm": _likelihoods, "denoise": _cleaned}[model.thparams.task]
+    return task(model, source, code, described, seed)
+
+
+def _code(model: QEmbedModel, described: SequencesHparams, source: Source) -> Code:
+    """How sequences became tokens when the run was trained."""
+    if model.code is not None:
+        if not isinstance(source, SnapshotSource):
+            raise ConfigError(f"{source.where}: text, and the run was trained on snapshots (h5, hdf5)")
+        shape = (model.thparams.Lx, model.thparams.Ly)
+        if source.shape != shape:
+            sizes = ["x".join(map(str, size)) for size in (source.shape, shape)]
+            raise ConfigError(f"{source.where}: snapshots of {sizes[0]} sites; the run was trained on {sizes[1]}")
+        return model.code
+    if not isinstance(source, TextSource):
+        raise ConfigError(f"{source.where}: snapshots, and the run was trained on text")
+    if described.vocabulary is None:
+        raise ConfigError("data.vocabulary: missing; this run has seen data in memory")
+    return Vocabulary(described.vocabulary, described.tokens, described.bos)
+
+
+def _samples(model: QEmbedModel) -> int:
+    """How many collapses are drawn: none where there is nothing to draw."""
+    return model.thparams.num_samples if model.layers and model.probability > 0 else 0
+
+
+def _classes(model: QEmbedModel, source: Source, code: Code, described: SequencesHparams, seed: int) -> SequenceReport:
+    found = predict(model, row_batches(source.columns(code)), _samples(model), seed)
+    found = {name: values.double() if values.is_floating_point() else values for name, values in found.items()}
+    probs = found["probs"]
+    classes = described.classes or tuple(range(probs.shape[1]))
+    columns: dict[str, NDArray[Any]] = {described.target or "label": np.array(classes)[found["predictions"].numpy()]}
+    columns |= {f"p_{name}": probs[:, number].numpy() for number, name in enumerate(classes)}
+    names = ("total_entropy", "aleatoric", "mutual_information", *(("uncertainty",) if model.layers else ()))
+    columns |= {name: found[name].numpy() for name in names}
+    labels = source.labels(described.target)
+    numbers = {name: number for number, name in enumerate(classes)}
+    truth = torch.tensor([-1 if labels is None else numbers.get(label, -1) for label in _each(labels, len(source))])
+    known = truth >= 0
+    count = int(known.sum())
+    of = "" if count in (0, len(source)) else f", metrics of the {count} rows with a class that training knew"
+    if not count:
+        return SequenceReport(columns, f"{len(source)} predictions")
+    probs, truth = probs[known], truth[known]
+    metrics = {
+        "test/accuracy": float((probs.argmax(dim=1) == truth).double().mean()),
+        "test/nll": negative_log_likelihood(probs, truth),
+        "test/ece": expected_calibration_error(probs, truth),
+    }
+    return SequenceReport(columns, f"{len(source)} predictions{of}", metrics)
+
+
+def _each(labels: NDArray[Any] | None, count: int) -> list[Any]:
+    return [None] * count if labels is None else labels.tolist()
+
+
+def _likelihoods(model: QEmbedModel, source: Source, code: Code, described: SequencesHparams, seed: int) -> SequenceReport:
+    nll = token_likelihoods(model, source.columns(code), code.mask, code.num_words, _samples(model), seed)
+    columns = {"nll": nll.nanmean(dim=1).numpy()}
+    columns |= {f"nll_{position}": nll[:, position].numpy() for position in range(nll.shape[1])}
+    return SequenceReport(columns, f"{len(source)} sequences, each token given all others", {"test/nll": float(nll.nanmean())})
+
+
+def _cleaned(model: QEmbedModel, source: Source, code: Code, described: SequencesHparams, seed: int) -> SequenceReport:
+    assert isinstance(source, SnapshotSource)  # `_code` has seen to it
+    states = predict(model, row_batches(source.columns(code)), _samples(model), seed)["predictions"]
+    configs = states.numpy().astype(np.uint8)
+    share = float((configs != source.snapshots.configs).mean())
+    kept = {name: values for name, values in source.snapshots.columns.items() if name not in OF_ONE_STATE}
+    cleaned = replace(source.snapshots, configs=configs, columns=kept)
+    return SequenceReport({}, f"{len(source)} configurations, {100 * share:.3g} % of the sites changed", cleaned=cleaned)
