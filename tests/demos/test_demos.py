@@ -74,3 +74,12 @@ def test_the_shipped_run_is_a_trained_8x8_rnn() -> None:
 def test_a_model_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < demo("own_model").main(epochs=100, num_samples=200) < 0.2
     assert "guessing the mean" in capsys.readouterr().out
+
+
+def test_few_snapshots(tmp_path: Path) -> None:
+    found = demo("snapshots_qembed").main(labels=100, epochs=15, test=2000, directory=str(tmp_path))
+    best, quantum, plain = (found[name] for name in ("best possible", "quantum embedding", "ordinary embedding"))
+    # 2000 snapshots: one sigma of an accuracy is 0.01.
+    assert 0.7 < quantum["test/accuracy"] < best["test/accuracy"] + 0.04
+    assert quantum["test/ece"] < plain["test/ece"]
+    assert quantum["test/nll"] < plain["test/nll"]
