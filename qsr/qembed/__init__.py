@@ -2,6 +2,8 @@
 
 from qsr.qembed.collapse import COLLAPSE_STRATEGIES as COLLAPSE_STRATEGIES
 from qsr.qembed.config import QuantumConfig as QuantumConfig
+from qsr.qembed.data import Sequences as Sequences
+from qsr.qembed.data import SequencesHparams as SequencesHparams
 from qsr.qembed.embeddings import QuantumEmbeddings as QuantumEmbeddings
 from qsr.qembed.entanglement import Bonds as Bonds
 from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
@@ -13,6 +15,8 @@ from qsr.qembed.measurement import POVMMeasurement as POVMMeasurement
 from qsr.qembed.measurement import ProjectiveMeasurement as ProjectiveMeasurement
 from qsr.qembed.measurement import VectorMeasurement as VectorMeasurement
 from qsr.qembed.measurement import WeakMeasurement as WeakMeasurement
+from qsr.qembed.model import QEmbed as QEmbed
+from qsr.qembed.model import QEmbedModel as QEmbedModel
 from qsr.qembed.networks import QEmbedModelOutput as QEmbedModelOutput
 from qsr.qembed.networks import QuantumDenoiser as QuantumDenoiser
 from qsr.qembed.networks import QuantumMaskedLM as QuantumMaskedLM
@@ -21,6 +25,7 @@ from qsr.qembed.optimizers import EntanglementOptimizer as EntanglementOptimizer
 from qsr.qembed.optimizers import QuantumOptimizer as QuantumOptimizer
 from qsr.qembed.optimizers import UncertaintyOptimizer as UncertaintyOptimizer
 from qsr.qembed.output import QEmbedOutput as QEmbedOutput
+from qsr.qembed.patches import patch_ids as patch_ids
 from qsr.qembed.replay import ReplayBuffer as ReplayBuffer
 from qsr.qembed.sampler import SenseSampler as SenseSampler
 from qsr.qembed.schedules import register_schedule as register_schedule

@@ -308,7 +308,6 @@ class QuantumDenoiser(_Network):
     """
 
     binary: ClassVar[bool] = True  # each logit is one of two classes
-    binary = True  # one logit for each label
     order: Tensor
 
     def __init__(
