@@ -1,7 +1,6 @@
 """What a model knows of its data: columns and classes by name wherever data come in, and rows that it cannot take."""
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from qsr.hsm import HSM, predict
 from qsr.jobs import predict_table
 from qsr.runs import RunDirectory
 from qsr.snapshots import Snapshots, write_snapshots
-from qsr.training import Callback, RunFailed, Trainer
+from qsr.training import RunFailed
 from qsr.training.fitting import objective_of
 from qsr.training.optimizers import OptimizerHparams
 from qsr.training.table import Table
+from tests.training.lines import CopyAt
 
 
 def frame(rows: int = 80, seed: int = 0) -> pd.DataFrame:
@@ -64,15 +64,6 @@ def test_a_run_is_evaluated_on_its_own_columns_only(tmp_path: Path) -> None:
         qsr.evaluate_on_data(run, turned)
     report = predict_table(run, only_b)  # by names and classes of the run
     assert report.metrics["test/accuracy"] == np.mean(report.columns["kind"] == "b") > 0.8
-
-
-class CopyAt(Callback):
-    def __init__(self, step: int, run: Path, copy: Path) -> None:
-        self.step, self.run, self.copy = step, run, copy
-
-    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            shutil.copytree(self.run, self.copy)
 
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path: Path) -> None:
