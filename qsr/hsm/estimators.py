@@ -248,8 +248,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         )
         found.model_ = restore_model(stored, find_device(device))
         found.n_features_in_ = found.model_.num_features
-        if settings.data is not None and settings.data.input_features:
-            found.feature_names_in_ = np.array(settings.data.input_features, dtype=object)
+        if settings.model.features is not None:
+            found.feature_names_in_ = np.array(settings.model.features, dtype=object)
         if cls.labels:
             found.classes_ = np.array(settings.model.classes)
         if not cls.labels:

@@ -21,7 +21,7 @@ from qsr.hsm.operators import (
     parameters_of,
     random_parameters,
 )
-from qsr.hsm.rows import check_rows
+from qsr.hsm.rows import check_rows, features_and_targets
 from qsr.hsm.scores import loss_of, prediction_metrics, state_metrics
 from qsr.hsm.settings import HSM, STANDARDISED
 from qsr.hsm.states import States, states_of, variances
@@ -308,7 +308,7 @@ class HilbertSpaceModel(Model[HSM]):
 
     def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The loss and metrics of a batch (x (B, K), y (B, T)), or of x alone for hsm_model=geometry."""
-        x, y = (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
+        x, y = features_and_targets(batch)
         with torch.autocast(x.device.type, enabled=False):
             points = self.scaled_inputs(x)
             if self.thparams.hsm_model == "geometry":

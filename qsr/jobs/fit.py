@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.registry import hparams_class
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run, Section, check_writable, given_sections, logged, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
@@ -19,7 +20,6 @@ from qsr.training.fitting import StartedFit, matmul_precision, new_model, object
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
-from qsr.training.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -98,24 +98,10 @@ def start_fit(
 def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run; the directory must be locked."""
     data = data_of(settings) if data is None else data
-    check_same(settings, data)
+    if isinstance(data, PyTorchData):
+        data.check_same(settings.data)
     objective = objective_of(settings, data)
     return _run(StartedFit(settings, new_model(settings), objective), directory, progress, True, callbacks)
-
-
-def check_same(settings: RunSettings, data: Any) -> None:
-    """Whether a table is the one that a run was trained on, split in the same way.
-
-    Raises:
-        ConfigError: naming what differs.
-    """
-    if not isinstance(data, Table) or settings.data is None:
-        return
-    data.like(settings.data)
-    for name in ("seed", "split", "stratify", "shuffle_split", "sha256"):
-        found, stored = data.thparams[name], settings.data[name]
-        if found != stored:
-            raise ConfigError(f"data.{name}={found}: the run has {stored}, and goes on with the same data only")
 
 
 def data_of(settings: RunSettings) -> PyTorchData[Any]:
@@ -124,16 +110,8 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     Raises:
         ConfigError: if they name none.
     """
-    named = settings.data is not None and (
-        settings.data.module_name is not None or getattr(settings.data, "file", None) is not None
-    )
-    if not named:
-        if getattr(settings.model, "data_section", "data") == "table":
-            if settings.data is not None and settings.data.sha256 is not None:
-                raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=Table(...))")
-            raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
-        raise ConfigError("data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data")
-    found: PyTorchData[Any] = settings.data.build()
+    named: Any = hparams_class(settings.model.data_section)() if settings.data is None else settings.data
+    found: PyTorchData[Any] = named.build()
     return found
 
 
@@ -218,8 +196,7 @@ def evaluate_on_data(
         check_writable(target)
     model: Model[Any] = restore_model(stored, find_device(device, "device"))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
-    if isinstance(found, Table):
-        found.like(stored.settings.data)
+    found.check_like(stored.settings.data)
     parts = {"test": found.test, "validation": found.val}
     part, dataset = next(((name, rows) for name, rows in parts.items() if rows is not None), ("", None))
     if dataset is None:

@@ -21,6 +21,7 @@ from qsr.training.columns import Columns
 from qsr.training.data import TensorRows
 from qsr.training.device import find_device
 from qsr.training.supervised import DatasetSource
+from qsr.training.table import TableHparams
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -76,9 +77,10 @@ def predict_table(
     if write:
         check_writable(directory)
     model: HilbertSpaceModel = restore_model(stored, find_device(device, "device"))
-    names = feature_names(stored.settings, model)
+    names = feature_names(model)
     x, columns, _ = features_of(data, names)
-    targets = tuple(stored.settings.data.targets) if stored.settings.data is not None else ()
+    described = stored.settings.data
+    targets = described.targets if isinstance(described, TableHparams) else ()
     targets = targets or tuple(f"y{index}" for index in range(model.num_outputs))
     found = predict(model, x, names)
     table = found.columns(targets)

@@ -83,7 +83,11 @@ class DataHparams(Hparams):
         Raises:
             ConfigError: if there is no name, or it may not be imported (see `qsr.hparams.imports`).
         """
-        return find_class(str(self.module_name), PyTorchData, "data.module_name")(self)
+        if self.module_name is None:
+            raise ConfigError(
+                "data.module_name: missing; name a class of data (--data module_name=package.Class), or pass the data"
+            )
+        return find_class(self.module_name, PyTorchData, "data.module_name")(self)
 
 
 class PyTorchData(WithHparams[TDataHparams]):
@@ -132,6 +136,20 @@ class PyTorchData(WithHparams[TDataHparams]):
             found = ", ".join(map(str, sizes))
             raise ConfigError(f"data.split={tuple(fractions)}: leaves a part empty ({found} samples)")
         return random_split(dataset, sizes, generator=torch.Generator().manual_seed(seed))
+
+    def check_like(self, stored: Any) -> None:
+        """Whether the model of a run with these settings of data (or None) understands these.
+
+        Raises:
+            ConfigError: naming what differs, where that can be told.
+        """
+
+    def check_same(self, stored: Any) -> None:
+        """Whether a run with these settings of data (or None) was trained on these, split in the same way.
+
+        Raises:
+            ConfigError: naming what differs, where that can be told.
+        """
 
     def _loader(self, part: Dataset[Any] | None, training: bool) -> DataLoader[Any] | None:
         settings = self.thparams.loader

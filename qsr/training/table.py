@@ -55,6 +55,8 @@ class TableHparams(DataHparams):
         return f"data.{name}"
 
     def build(self) -> Table:
+        if self.file is None and self.sha256 is not None:
+            raise ConfigError("data.file: this run has seen data in memory; from Python: qsr.resume(run, data=Table(...))")
         if self.file is None:
             raise ConfigError("data.file: missing; name a table (--data file=table.csv), or pass the data")
         return Table(self)
@@ -124,6 +126,7 @@ class Table(PyTorchData[TableHparams]):
     """
 
     named_by_module = False
+    full: TensorRows
 
     def __init__(self, hparams: TableHparams | Mapping[str, Any], data: Any = None) -> None:
         self._given = data
@@ -198,18 +201,23 @@ class Table(PyTorchData[TableHparams]):
                 return found
         raise ConfigError(f"{where}: data.targets: {len(missing)} rows have no value, the first is row {missing[0] + 1}")
 
-    def like(self, stored: Any) -> None:
-        """Whether these are columns that a run with other settings understands in the same way.
-
-        Raises:
-            ConfigError: naming what differs.
-        """
+    def check_like(self, stored: Any) -> None:
         if not isinstance(stored, TableHparams):
             return
         for name in ("input_features", "targets", "classes"):
             if stored[name] is not None and stored[name] != self.thparams[name]:
                 raise ConfigError(
                     f"data.{name}={list(self.thparams[name] or ())}: the run has {list(stored[name])}, in this order"
+                )
+
+    def check_same(self, stored: Any) -> None:
+        if not isinstance(stored, TableHparams):
+            return
+        self.check_like(stored)
+        for name in ("seed", "split", "stratify", "shuffle_split", "sha256"):
+            if self.thparams[name] != stored[name]:
+                raise ConfigError(
+                    f"data.{name}={self.thparams[name]}: the run has {stored[name]}, and goes on with the same data only"
                 )
 
     def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]

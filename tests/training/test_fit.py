@@ -143,6 +143,12 @@ def test_bad_settings_are_named(tmp_path: Path, settings: dict[str, Any], proble
         fit(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("data", [None, {"seed": 1}])
+def test_data_that_nothing_names_are_asked_for(data: dict[str, int] | None) -> None:
+    with pytest.raises(ConfigError, match=r"data\.module_name: missing; name a class of data"):
+        qsr.train(model={"module_name": "tests.training.lines.Line"}, data=data, train={"dir": "<NONE>"})
+
+
 def test_the_scheduler_is_stepped_by_epochs(tmp_path: Path) -> None:
     run = fit(tmp_path, scheduler={"name": "ExponentialLR", "kwargs": {"gamma": 0.5}})
     assert run.path is not None
