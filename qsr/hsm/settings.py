@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from qsr.hamiltonians.pauli import number_of_strings
+from qsr.hamiltonians.pauli_squares import MAX_PAIRS
 from qsr.hparams import ConfigError, Hparam
 from qsr.hparams.types import TypedSection
 from qsr.hsm.rows import check_rows, features_and_targets
@@ -20,13 +22,12 @@ from qsr.training.table import Table, TableHparams
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_DIMENSION = 8
 LARGE_DIMENSION = 256
 MAX_DIMENSION = 4096  # an operator has 256 MiB
 MAX_STRINGS = 2**17
-MAX_SQUARED_STRINGS = 4096  # as many as have products that are tabulated, see qsr.hamiltonians.pauli_squares
-logger = logging.getLogger(__name__)
-
 MAX_QUBITS = 62  # strings are masks in an int64
 MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
 STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
@@ -175,7 +176,7 @@ class HSM(ModelHparams):
                 raise ConfigError(f"hsm.{name}={weight}: {words}")
             self.__dict__[name] = weight
             strings = number_of_strings(qubits, weight)
-            most = MAX_STRINGS if self.sampler is None or self.energy_form == "linear" else MAX_SQUARED_STRINGS
+            most = MAX_STRINGS if self.sampler is None or self.energy_form == "linear" else math.isqrt(MAX_PAIRS)
             if strings > most:
                 raise ConfigError(f"hsm.{name}={weight}: {qubits} qubits have {strings} strings of this weight, at most {most}")
 

@@ -96,8 +96,7 @@ def clusters(model: HilbertSpaceModel, x: Tensor, y: Tensor | None) -> None:
     points = model.scaled_inputs(x.to(model.x_mean.device)).detach().double().cpu().nan_to_num(0.0)
     columns = [points]
     if y is not None:
-        scale = model.target_scale if settings.full_energy else 1.0
-        columns.append(scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
+        columns.append(model.target_scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
     data = torch.cat(columns, dim=1).numpy()
     searched = data if settings.full_energy else points.numpy()
     generator = np.random.default_rng(int(torch.randint(2**62, ())))
