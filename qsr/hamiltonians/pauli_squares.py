@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from qsr.hamiltonians.pauli import PauliBasis
-from qsr.hparams import ConfigError
 
 MAX_PAIRS = 2**24  # of strings whose products are tabulated: 400 MiB while the table is made
 
@@ -24,15 +23,13 @@ class PauliSquares:
         places: (P,) int64, where the strings of the basis are among them.
 
     Raises:
-        ConfigError: for more strings than can be multiplied with each other.
+        ValueError: for more strings than can be multiplied with each other.
     """
 
     def __init__(self, basis: PauliBasis) -> None:
         if len(basis) ** 2 > MAX_PAIRS:
-            raise ConfigError(
-                f"hsm: {len(basis)} Pauli strings have {len(basis) ** 2} products, at most {MAX_PAIRS} are tabulated; choose a "
-                "smaller pauli_weight"
-            )
+            found = f"{len(basis)} Pauli strings have {len(basis) ** 2} products"
+            raise ValueError(f"{found}, at most {MAX_PAIRS} are tabulated; use fewer letters")
         x = basis.masks[basis.flip_index].numpy()
         z = basis.z_sites.numpy()
         # sigma_P sigma_Q = i^(y_P + y_Q - y_PQ) (-1)^(z_P . x_Q) sigma_PQ, with y the number of letters Y.

@@ -26,7 +26,7 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     if "hamiltonian" in written:
         raise ConfigError(f"hamiltonian: {written['model'].get('type', 'model')} is trained on data, not on a Hamiltonian")
     model = dict(written["model"])
-    schema = class_of(model, "model")
+    schema: Any = class_of(model, "model")  # a `qsr.training.ModelHparams`
     if "loss" in written:
         if "loss" not in schema.model_fields:
             raise ConfigError(f"loss: {written['model'].get('type', 'model')} has a loss of its own")
@@ -37,12 +37,10 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
     if optimizer.natural_gradient() is not None:
         raise ConfigError(f"optimizer.name={optimizer.name}: a natural gradient of energies; a model on data has none")
-    own_rate = getattr(schema, "default_rates", {}).get(optimizer.name, optimizer.own_default_rate)
-    epochs = {"max_epochs": schema.default_epochs} if hasattr(schema, "default_epochs") else {}
-    given = {**written.get("train", {}), "lr": own_rate if rate is None else rate}
-    if any(name in given for name in ("epochs", "num_epochs")):
-        epochs = {}
-    train: Any = hparams_class("train")(**{**epochs, **given})
+    own_rate = schema.default_rates.get(optimizer.name, optimizer.own_default_rate)
+    train: Any = hparams_class("train")(**{**written.get("train", {}), "lr": own_rate if rate is None else rate})
+    if schema.default_epochs is not None and "max_epochs" not in train.model_fields_set:
+        train = train.updated({"max_epochs": schema.default_epochs})
     refuse_other_settings(train, on_data=True)
     scheduler: Any = hparams_class("scheduler")(**written.get("scheduler", {}))
     stopping = written.get("early_stopping")
@@ -56,7 +54,7 @@ def data_sections(written: dict[str, Any]) -> dict[str, Any]:
     if "optimizer" in own:
         own["optimizer"] = optimizer.updated({"kwargs": {**optimizer.kwargs, "lr": train.lr}})
     built = build_section({**model, **own}, "model")
-    data = _data(schema, written["data"], train.seed) if "data" in written else None
+    data = _data(schema.data_section, written["data"], train.seed) if "data" in written else None
     return {
         **sections,
         "train": train,
@@ -104,10 +102,9 @@ def refuse_other_settings(section: Hparams, on_data: bool) -> None:
             raise ConfigError(f"{section.label(name)}={value}: means nothing in a run of {kind}")
 
 
-def _data(schema: type[Hparams], values: Mapping[str, Any], seed: int) -> Any:
+def _data(default: str, values: Mapping[str, Any], seed: int) -> Any:
     """The data section; what does not say what it is is of the kind that the model takes, and has the run's seed."""
-    default = getattr(schema, "data_section", None)
-    if default is not None and values.get("module_name") is None and values.get("type", default) == default:
+    if values.get("module_name") is None and values.get("type", default) == default:
         values = {"type": default, **values, "seed": seed if values.get("seed") is None else values["seed"]}
     return build_section(values, "data")
 

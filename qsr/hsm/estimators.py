@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hsm.model import HilbertSpaceModel
-from qsr.hsm.overlaps import transform
+from qsr.hsm.overlaps import similarity, transform
 from qsr.hsm.predictions import Predictions, predict
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.training.callbacks import EpochMetrics, ProgressBar
@@ -182,7 +182,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             ConfigError: with `beta`: thermal states are no vectors.
         """
-        states = self._states(X)
+        states = transform(self.model_, self._features(X)).cpu().numpy()  # (S, d)
         return np.hstack([states.real, states.imag]) if np.iscomplexobj(states) else states
 
     def similarity(self, X: Any, X2: Any = None) -> NDArray[np.float64]:
@@ -193,9 +193,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             ConfigError: as `transform`.
         """
-        first = self._states(X)
-        second = first if X2 is None else self._states(X2)
-        return np.asarray(np.abs(first @ second.conj().T) ** 2)
+        others = None if X2 is None else self._features(X2)
+        return np.asarray(similarity(self.model_, self._features(X), others).cpu().numpy())
 
     @property
     def _n_features_out(self) -> int:
@@ -213,10 +212,6 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _predictions(self, X: Any) -> Predictions:
         features = self._features(X)
         return predict(self.model_, features)
-
-    def _states(self, X: Any) -> NDArray[Any]:
-        """(S, d) ground states with the phase of `qsr.hsm.transform`."""
-        return np.asarray(transform(self.model_, self._features(X)).cpu().numpy())
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
@@ -248,8 +243,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         )
         found.model_ = restore_model(stored, find_device(device))
         found.n_features_in_ = found.model_.num_features
-        if settings.data is not None and settings.data.input_features:
-            found.feature_names_in_ = np.array(settings.data.input_features, dtype=object)
+        if settings.model.features is not None:
+            found.feature_names_in_ = np.array(settings.model.features, dtype=object)
         if cls.labels:
             found.classes_ = np.array(settings.model.classes)
         if not cls.labels:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from qsr.hparams import ConfigError
-from qsr.hsm.overlaps import double_operators, ground_state_rows, scaled
+from qsr.hsm.overlaps import double_operators, ground_state_rows
 from qsr.hsm.states import States
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def matrix_geometry(model: HilbertSpaceModel, x: Tensor, memory_bytes: int = MEM
 def _of_chunk(model: HilbertSpaceModel, x: Tensor, made: Operators) -> dict[str, Tensor]:
     """The columns of `Geometry` for some points."""
     operators = made.inputs
-    points = scaled(model, x)
+    points = model.scaled_inputs(x, torch.float64)
     states = model.states(points, made)
     cloud, variance = _moments(operators, states)
     there = torch.isfinite(points)

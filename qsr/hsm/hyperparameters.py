@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam, Hparams, RunSettings
+from qsr.hsm.settings import HSM
 from qsr.training.optimizers import OptimizerHparams
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ class ModelHyperparameters(Hparams):
     def _can_be_run(self) -> Any:
         if not self.targets_list:
             raise ConfigError("hyperparameters.targets: At least one target must be specified.")
-        kinds = ("general", "pauli", "general_fullenergy", "pauli_fullenergy")
+        # The client has no models without targets.
+        kinds = [kind for kind in get_args(HSM.model_fields["hsm_model"].annotation) if kind != "geometry"]
         if self.hsm_model not in kinds:
             raise ConfigError(
                 f"hyperparameters.hsm_model={self.hsm_model}: hsm_model type '{self.hsm_model}' is not explicitly handled or is "

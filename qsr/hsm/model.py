@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from qsr.hsm.operators import (
     parameters_of,
     random_parameters,
 )
-from qsr.hsm.rows import check_rows
+from qsr.hsm.rows import check_rows, features_and_targets
 from qsr.hsm.scores import loss_of, prediction_metrics, state_metrics
 from qsr.hsm.settings import HSM, STANDARDISED
 from qsr.hsm.states import States, states_of, variances
@@ -168,13 +167,13 @@ class HilbertSpaceModel(Model[HSM]):
 
     # --- states -----------------------------------------------------------------------------------------------------
 
-    def scaled_inputs(self, x: Tensor) -> Tensor:
-        """(B, K) standardised (and weighted) features, in the number format of the operators."""
-        scaled = ((x.double() - self.x_mean) / self.x_scale).to(self.dtype)
+    def scaled_inputs(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(B, K) standardised (and weighted) features, in the number format of the operators or another."""
+        scaled = ((x.double() - self.x_mean) / self.x_scale).to(dtype or self.dtype)
         if not self.thparams.weighted_layer:
             return scaled
         missing = torch.isnan(scaled)  # kept out of the product: its gradient would be 0 * NaN
-        return (scaled.masked_fill(missing, 0.0) * self.input_weights).masked_fill(missing, torch.nan)
+        return (scaled.masked_fill(missing, 0.0) * self.input_weights.to(scaled.dtype)).masked_fill(missing, torch.nan)
 
     def scaled_targets(self, y: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(B, T) standardised targets, in the number format of the operators or another; for classes 1 in the class's column."""
@@ -223,7 +222,7 @@ class HilbertSpaceModel(Model[HSM]):
             hamiltonian = hamiltonian + shift * torch.eye(hamiltonian.shape[-1], dtype=hamiltonian.dtype, device=points.device)
         readout = made.outputs.new_zeros(0, *made.outputs.shape[1:]) if joint else self._readout(made)
         found = states_of(hamiltonian, readout, settings.beta, settings.degenerate == "average")
-        return States(found.energy + norm - shift, found.expectations, found.levels, found.vectors, found.weights)
+        return replace(found, energy=found.energy + norm - shift)
 
     def _readout(self, made: Operators) -> Tensor:
         """The operators whose expectations are asked for: B_t, and B_t^2 for a loss that looks at the variance."""
@@ -250,19 +249,18 @@ class HilbertSpaceModel(Model[HSM]):
         settings = self.thparams
         made = self.operators() if operators is None else operators
         found = self.states(points, made).expectations[:, : self.num_outputs or self.num_features]
-        scale = self.target_scale if settings.full_energy else 1.0
         if settings.predict_mode == "self_consistent":
-            found = self._self_consistent(points, found, made, scale)
-        return found / scale
+            found = self._self_consistent(points, found, made)
+        return found / self.target_scale
 
-    def _self_consistent(self, points: Tensor, found: Tensor, made: Operators, scale: float) -> Tensor:
+    def _self_consistent(self, points: Tensor, found: Tensor, made: Operators) -> Tensor:
         """Expectations (B, T) that are those of the state of features and themselves; every row stops where it has converged."""
         tolerance, most = SELF_CONSISTENT
-        tolerance = scale * max(tolerance, 8 * torch.finfo(found.dtype).eps)
+        tolerance = self.target_scale * max(tolerance, 8 * torch.finfo(found.dtype).eps)
         moving = torch.ones(len(points), dtype=torch.bool, device=points.device)
         for _ in range(most):
             joint = self.states(torch.cat([points[moving], found[moving]], dim=1), made, joint=True)
-            new = self._expectations(joint, made.outputs)
+            new = joint.expectations_of(made.outputs)
             change = (new - found[moving]).abs().amax(dim=1)
             found = found.index_put((moving,), new)
             moving = moving.index_put((moving,), change >= tolerance)
@@ -276,15 +274,12 @@ class HilbertSpaceModel(Model[HSM]):
         states = self.states(points, made)
         return Measured(states.expectations[:, : self.num_outputs], variances(states, made.outputs), states.energy)
 
-    def _expectations(self, states: States, operators: Tensor) -> Tensor:
-        """(B, T) in the states, without gradient through them."""
-        rho = (states.vectors * states.weights[:, None].to(states.vectors.dtype)) @ states.vectors.mH
-        return torch.einsum("bij,tji->bt", rho, operators).real
-
     @property
     def target_scale(self) -> float:
-        """Factor on standardised targets in the energy of features and targets."""
+        """Factor on standardised targets in the energy of features and targets; 1 where targets are not in the energy."""
         settings = self.thparams
+        if not settings.full_energy:
+            return 1.0
         return settings.target_scale or (2.0 if settings.classes is not None or settings.loss.of_classes else 1.0)
 
     def transform(self, x: Any) -> Tensor:
@@ -308,7 +303,7 @@ class HilbertSpaceModel(Model[HSM]):
 
     def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The loss and metrics of a batch (x (B, K), y (B, T)), or of x alone for hsm_model=geometry."""
-        x, y = (batch[0], batch[1]) if isinstance(batch, (tuple, list)) else (batch, None)
+        x, y = features_and_targets(batch)
         with torch.autocast(x.device.type, enabled=False):
             points = self.scaled_inputs(x)
             if self.thparams.hsm_model == "geometry":
@@ -326,8 +321,7 @@ class HilbertSpaceModel(Model[HSM]):
 
     def _energy_metrics(self, points: Tensor, y: Tensor) -> dict[str, Tensor]:
         made = self.operators()
-        scale = self.target_scale
-        joint = torch.cat([points, scale * self.scaled_targets(y)], dim=1)
+        joint = torch.cat([points, self.target_scale * self.scaled_targets(y)], dim=1)
         states = self.states(joint, made, joint=True)
         if self.watch_states is not None:
             self.watch_states(joint, states)
@@ -385,4 +379,4 @@ class HilbertSpaceModel(Model[HSM]):
     @property
     def memory_bytes(self) -> int:
         """Of the Hamiltonian and the eigenvectors of one point."""
-        return 2 * math.prod((self.thparams.dimension,) * 2) * (8 if self.thparams.complex or self.thparams.pauli else 4)
+        return 2 * self.thparams.dimension**2 * (8 if self.thparams.complex or self.thparams.pauli else 4)

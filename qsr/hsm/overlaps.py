@@ -27,7 +27,7 @@ def transform(model: HilbertSpaceModel, x: Any) -> Tensor:
     Raises:
         ConfigError: for a model of thermal states, and for x of another width.
     """
-    points = scaled(model, ground_state_rows(model, x))
+    points = model.scaled_inputs(ground_state_rows(model, x), torch.float64)
     made = double_operators(model)
     chunks = points.split(max(1, CHUNK_BYTES // (2 * model.memory_bytes)))  # twice: of double precision
     return with_fixed_phase(torch.cat([model.states(chunk, made).ground for chunk in chunks]))
@@ -67,12 +67,6 @@ def ground_state_rows(model: HilbertSpaceModel, x: Any) -> Tensor:
     if model.thparams.beta is not None:
         raise ConfigError(f"hsm.beta={model.thparams.beta:g}: a model of thermal states; ground states (no beta) are needed here")
     return feature_rows(model, x)
-
-
-def scaled(model: HilbertSpaceModel, x: Tensor) -> Tensor:
-    """(B, K) float64 features as the operators see them."""
-    found = (x - model.x_mean) / model.x_scale
-    return found * model.input_weights.double() if model.thparams.weighted_layer else found
 
 
 def unscaled(model: HilbertSpaceModel, points: Tensor) -> Tensor:

@@ -117,10 +117,9 @@ def _chunk(model: HilbertSpaceModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     settings = model.thparams
     points = model.scaled_inputs(x)
     found = model.measured(points)
-    scale = model.target_scale if settings.full_energy else 1.0
     refined = settings.predict_mode == "self_consistent"
-    expectations = model.predicted(points).double() if refined else found.expectations.double() / scale
-    deviations = found.variances.double().sqrt() / scale
+    expectations = model.predicted(points).double() if refined else found.expectations.double() / model.target_scale
+    deviations = found.variances.double().sqrt() / model.target_scale
     if settings.classes is None:
         expectations, deviations = expectations * model.y_scale + model.y_mean, deviations * model.y_scale
     return expectations, deviations, found.energy

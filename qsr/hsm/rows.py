@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qsr.hparams import ConfigError
+
+
+def features_and_targets(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """x and y of a batch (x, y, ...), (x,) or x; None for targets that are not there or have no columns."""
+    x, y = (*batch, None)[:2] if isinstance(batch, (tuple, list)) else (batch, None)
+    return x, y if y is not None and y.numel() else None
 
 
 def check_rows(x: Tensor, missing: str, where: str, names: Sequence[str] | None = None) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
+from torch import Tensor
 
 from qsr.hamiltonians.pauli import number_of_strings
+from qsr.hamiltonians.pauli_squares import MAX_PAIRS
 from qsr.hparams import ConfigError, Hparam
 from qsr.hparams.types import TypedSection
-from qsr.hsm.rows import check_rows
+from qsr.hsm.rows import check_rows, features_and_targets
 from qsr.training.losses import LossHparams
 from qsr.training.model import ModelHparams
+from qsr.training.table import Table, TableHparams
 
 if TYPE_CHECKING:
     from qsr.hsm.model import HilbertSpaceModel
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_DIMENSION = 8
 LARGE_DIMENSION = 256
 MAX_DIMENSION = 4096  # an operator has 256 MiB
 MAX_STRINGS = 2**17
-MAX_SQUARED_STRINGS = 4096  # as many as have products that are tabulated, see qsr.hamiltonians.pauli_squares
-logger = logging.getLogger(__name__)
-
 MAX_QUBITS = 62  # strings are masks in an int64
 MAX_DENSE_QUBITS = 12  # a Hamiltonian of 2^12 x 2^12 complex numbers has 128 MiB, for every point of a batch
 STANDARDISED = ("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "GaussianNLLLoss")  # losses of differences
@@ -37,9 +41,9 @@ class HSM(ModelHparams):
 
     section: ClassVar[str] = "hsm"
     data_section: ClassVar[str] = "table"
-    # What a run has that sets neither: benchmarks/hsm_tables.py.
-    default_rates: ClassVar[dict[str, float]] = {"Adam": 0.02, "AdamW": 0.02}
-    default_epochs: ClassVar[int] = 60
+    # benchmarks/hsm_tables.py
+    default_rates: ClassVar[Mapping[str, float]] = {"Adam": 0.02, "AdamW": 0.02}
+    default_epochs: ClassVar[int | None] = 60
 
     hsm_model: Literal["general", "pauli", "general_fullenergy", "pauli_fullenergy", "geometry"] = Hparam(
         "general",
@@ -172,7 +176,7 @@ class HSM(ModelHparams):
                 raise ConfigError(f"hsm.{name}={weight}: {words}")
             self.__dict__[name] = weight
             strings = number_of_strings(qubits, weight)
-            most = MAX_STRINGS if self.sampler is None or self.energy_form == "linear" else MAX_SQUARED_STRINGS
+            most = MAX_STRINGS if self.sampler is None or self.energy_form == "linear" else math.isqrt(MAX_PAIRS)
             if strings > most:
                 raise ConfigError(f"hsm.{name}={weight}: {qubits} qubits have {strings} strings of this weight, at most {most}")
 
@@ -246,7 +250,7 @@ class HSM(ModelHparams):
     # --- with data --------------------------------------------------------------------------------------------------
 
     def agreed(self, data: Any) -> Any:
-        if getattr(data, "targets", None) is None:
+        if not isinstance(data, TableHparams):
             return data
         targets = data.targets
         if self.hsm_model == "geometry":
@@ -271,17 +275,16 @@ class HSM(ModelHparams):
         return data
 
     def fitted(self, data: Any, batch: Any) -> HSM:
-        x, y = batch[0] if isinstance(batch, (tuple, list)) else batch, None
-        if isinstance(batch, (tuple, list)) and len(batch) > 1:
-            y = batch[1]
+        x, y = features_and_targets(batch)
+        table = data if isinstance(data, Table) else None
         features = x.shape[-1]
         if self.input_operator_count not in (None, features):
             raise ConfigError(self._mismatch("input", features))
         found: dict[str, Any] = {"input_operator_count": features}
-        if hasattr(data, "full"):
-            found["features"] = data.thparams.input_features
+        if table is not None:
+            names = found["features"] = table.thparams.input_features
             # Every row, also of what is held back.
-            check_rows(data.full.columns[0], self.missing, data.thparams.file or "data", data.thparams.input_features)
+            check_rows(table.full.columns[0], self.missing, table.thparams.file or "data", names)
         if self.dimension == 1:
             logger.warning("hsm.hilbert_space_dims=1: predicts the same number for every row")
         if self.sampler is None and self.dimension > LARGE_DIMENSION:
@@ -289,9 +292,9 @@ class HSM(ModelHparams):
             logger.warning("hsm: a Hamiltonian of %d rows has %.0f MiB, for every row of a batch", self.dimension, size)
         if self.hsm_model == "geometry":
             return self.updated(found)
-        if y is None or not y.numel():
+        if y is None:
             raise ConfigError(f"data: hsm_model={self.hsm_model} needs batches of (features, targets)")
-        classes = self._classes(data, y)
+        classes = self._classes(table, y)
         loss = self.loss
         if loss.name == "auto":
             loss = loss.updated({"name": "CrossEntropyLoss" if classes is not None else "MSELoss"})
@@ -304,20 +307,15 @@ class HSM(ModelHparams):
             raise ConfigError(self._mismatch("output", outputs))
         return self.updated({**found, "output_operator_count": outputs, "classes": classes, "loss": loss})
 
-    def _classes(self, data: Any, y: Any) -> tuple[str | float, ...] | None:
+    def _classes(self, table: Table | None, y: Tensor) -> tuple[str | float, ...] | None:
         """Of labels: their names, or the numbers that stand for them."""
-        named = getattr(data, "classes", None)
-        labels = self._width(y) == 1 and (named or self.loss.of_classes or getattr(data, "thparams", {}).get("labels"))
+        labels = self._width(y) == 1 and (self.loss.of_classes or (table is not None and table.thparams.labels))
         if not labels:
             if self.classes is not None:
                 raise ConfigError(f"hsm.classes={list(self.classes)}: the targets are numbers, not labels; leave it out")
             return None
-        found: tuple[str | float, ...] | None = None
-        if named:
-            found = tuple(named)
-        elif hasattr(data, "full"):
-            found = tuple(data.full.columns[1].unique().tolist())
-        if found is not None:
+        if table is not None:
+            found = tuple(table.classes or table.full.columns[1].unique().tolist())
             if self.classes not in (None, found):
                 raise ConfigError(
                     f"hsm.classes={list(self.classes or ())}: the data have {list(found)}, in this order; leave it out"
@@ -330,7 +328,7 @@ class HSM(ModelHparams):
         return tuple(float(number) for number in range(self.output_operator_count))
 
     @staticmethod
-    def _width(y: Any) -> int:
+    def _width(y: Tensor) -> int:
         return 1 if y.dim() == 1 else int(y.shape[1])
 
     def _mismatch(self, side: str, found: int) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qsr.hparams import ConfigError
 from qsr.hsm.operators import random_parameters
-from qsr.hsm.rows import check_rows
+from qsr.hsm.rows import check_rows, features_and_targets
 from qsr.training.columns import columns_of, numbers_in
 
 if TYPE_CHECKING:
@@ -46,10 +46,9 @@ def prepare(model: HilbertSpaceModel, batches: Iterable[Any]) -> None:
 
 def gathered(batches: Iterable[Any]) -> tuple[Tensor, Tensor | None]:
     """All features (S, K) and targets of some batches, in float64 on the CPU."""
-    rows = [batch if isinstance(batch, (tuple, list)) else (batch,) for batch in batches]
-    columns = [torch.cat([torch.as_tensor(row[index]).double().cpu() for row in rows]) for index in range(min(len(rows[0]), 2))]
-    has_targets = len(columns) > 1 and columns[1].numel() > 0
-    return columns[0], columns[1] if has_targets else None
+    xs, ys = zip(*map(features_and_targets, batches), strict=True)
+    x = torch.cat([part.double().cpu() for part in xs])
+    return x, None if ys[0] is None else torch.cat([part.double().cpu() for part in ys])
 
 
 def feature_rows(model: HilbertSpaceModel, x: Any, names: Sequence[str] | None = None) -> Tensor:
@@ -97,8 +96,7 @@ def clusters(model: HilbertSpaceModel, x: Tensor, y: Tensor | None) -> None:
     points = model.scaled_inputs(x.to(model.x_mean.device)).detach().double().cpu().nan_to_num(0.0)
     columns = [points]
     if y is not None:
-        scale = model.target_scale if settings.full_energy else 1.0
-        columns.append(scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
+        columns.append(model.target_scale * model.scaled_targets(y.to(model.x_mean.device)).double().cpu())
     data = torch.cat(columns, dim=1).numpy()
     searched = data if settings.full_energy else points.numpy()
     generator = np.random.default_rng(int(torch.randint(2**62, ())))

@@ -51,7 +51,12 @@ class States:
 
     def degenerate(self) -> Tensor:
         """(B,) bool: whether the ground level is."""
-        return (_ground_level(self.levels).sum(dim=-1) > 1) if self.levels.shape[1] > 1 else self.levels[:, 0] > torch.inf
+        return _ground_level(self.levels).sum(dim=-1) > 1
+
+    def expectations_of(self, operators: Tensor) -> Tensor:
+        """(B, T) of operators (T, d, d), without gradient through the states."""
+        rho = (self.vectors * self.weights[:, None].to(self.vectors.dtype)) @ self.vectors.mH
+        return torch.einsum("bij,tji->bt", rho, operators).real
 
 
 def states_of(hamiltonians: Tensor, operators: Tensor, beta: float | None = None, average: bool = False) -> States:

@@ -87,8 +87,16 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         linear = settings.energy_form == "linear"
         sides = ["input", "output"] if targets else ["input"]
         self._squares = {} if linear else {side: PauliSquares(self.bases[side]) for side in sides}
-        lists = [self.bases["offset"].strings] if linear else [self._squares[side].strings for side in sides]
-        strings, self._places = joined([*lists, *(self.bases[side].strings for side in sides)])
+        # Where the strings of the operators, and those of the sums of their squares, are among those of H.
+        self._places: dict[str, Tensor] = {}
+        self._square_places: dict[str, Tensor] = {}
+        if linear:
+            strings, places = joined([self.bases[side].strings for side in ("offset", "input")])
+            self._places = dict(zip(("offset", "input"), places, strict=True))
+        else:
+            strings, places = joined([squares.strings for squares in self._squares.values()])
+            self._square_places = dict(zip(sides, places, strict=True))
+            self._places = {side: self._square_places[side][squares.places] for side, squares in self._squares.items()}
         self.energy_basis = PauliBasis(strings)
 
     # --- local values -----------------------------------------------------------------------------------------------
@@ -96,22 +104,19 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
     def _coefficients(self, joint: bool) -> Tensor:
         """(1 + K', R) over `energy_basis`: the part of H that no feature multiplies, and the operators that they multiply."""
         sides = ["input", "output"] if joint else ["input"]
-        made = [getattr(self, f"{side}_pauli_coeffs") for side in sides]
-        kept = len(self._places) // 2 if self._squares else 1
-        first = made[0].new_zeros(1, len(self.energy_basis))
-        if not self._squares:
-            first = first.index_add(1, self._place(0), self.offset_pauli_coeffs)
-        for index, side in enumerate(sides if self._squares else []):
-            squares = 0.5 * self._squares[side].sum_of_squares(made[index])
-            first = first.index_add(1, self._place(index), squares[None])
-        rows = [first]
-        for index, coefficients in enumerate(made):
-            empty = coefficients.new_zeros(len(coefficients), len(self.energy_basis))
-            rows.append(empty.index_add(1, self._place(kept + index), coefficients))
-        return torch.cat(rows)
+        made = {side: getattr(self, f"{side}_pauli_coeffs") for side in sides}
+        if self._squares:
+            squares = {side: 0.5 * self._squares[side].sum_of_squares(made[side]) for side in sides}
+            alone = [self._placed(squares[side][None], self._square_places[side]) for side in sides]
+        else:
+            alone = [self._placed(self.get_parameter("offset_pauli_coeffs"), self._places["offset"])]
+        multiplied = [self._placed(made[side], self._places[side]) for side in sides]
+        return torch.cat([torch.stack(alone).sum(dim=0), *multiplied])
 
-    def _place(self, index: int) -> Tensor:
-        return self._places[index].to(self.x_mean.device)
+    def _placed(self, coefficients: Tensor, places: Tensor) -> Tensor:
+        """(K, R) over `energy_basis`, of coefficients (K, P) of strings that are at `places` in it."""
+        empty = coefficients.new_zeros(len(coefficients), len(self.energy_basis))
+        return empty.index_add(1, places.to(coefficients.device), coefficients)
 
     def _context(self, points: Tensor, joint: bool) -> Tensor:
         """(B, H) what the sampler is conditioned on; where targets are not known, zeros stand for them."""
@@ -133,7 +138,7 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         """
         samples = self.thparams.num_samples
         drawn = self._drawn(self._context(points, joint), samples, generator)
-        _, ratios = self._ratios(self.energy_basis, drawn)
+        ratios = self._ratios(self.energy_basis, drawn)
         values = self.energy_basis.local_values(self._coefficients(joint), drawn.configs, ratios)
         own = points[drawn.point]
         norm = half_norm(own) if self._squares else 0.0
@@ -159,8 +164,10 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         shares = counts.to(torch.float64) / samples
         return Drawn(rows[:, 1:].to(torch.uint8), rows[:, 0], shares, context[rows[:, 0]], len(context))
 
-    def _ratios(self, basis: PauliBasis, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        return amplitude_ratios(self.sampler, drawn.configs, basis.masks.to(drawn.configs.device), drawn.context.detach())
+    def _ratios(self, basis: PauliBasis, drawn: Drawn) -> Tensor:
+        """(U, M) psi(n')/psi(n) of the flips of a basis."""
+        masks = basis.masks.to(drawn.configs.device)
+        return amplitude_ratios(self.sampler, drawn.configs, masks, drawn.context.detach())[1]
 
     @torch.no_grad()
     def measured(self, points: Tensor) -> Measured:
@@ -173,7 +180,7 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         drawn = self._drawn(self._context(points, joint=False), MEASURED_SAMPLES, generator)
         values = {}
         for side, basis in self.bases.items():
-            values[side] = basis.local_values(getattr(self, f"{side}_pauli_coeffs"), drawn.configs, self._ratios(basis, drawn)[1])
+            values[side] = basis.local_values(getattr(self, f"{side}_pauli_coeffs"), drawn.configs, self._ratios(basis, drawn))
         expectations = drawn.mean(values["output"].real)
         variances = (drawn.mean(values["output"].abs().square()) - expectations.square()).clamp_min(0.0)
         own = points[drawn.point]
@@ -184,8 +191,7 @@ class SampledHilbertSpaceModel(HilbertSpaceModel):
         return Measured(expectations, variances, drawn.mean(energies))
 
     def predicted(self, points: Tensor, operators: Operators | None = None) -> Tensor:
-        scale = self.target_scale if self.thparams.full_energy else 1.0
-        return self.measured(points).expectations.to(points.dtype) / scale
+        return self.measured(points).expectations.to(points.dtype) / self.target_scale
 
     @property
     def memory_bytes(self) -> int:

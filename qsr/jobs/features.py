@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import ConfigError
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.training.columns import Columns, columns_of, numbers_in, read_columns
 
 
-def feature_names(settings: RunSettings, model: HilbertSpaceModel) -> tuple[str, ...]:
-    """Names of the features that a run was trained on; x0, x1, ... for arrays."""
-    names = getattr(settings.data, "input_features", None)
-    return tuple(names) if names else tuple(f"x{index}" for index in range(model.num_features))
+def feature_names(model: HilbertSpaceModel) -> tuple[str, ...]:
+    """Names of the features that a model was trained on; x0, x1, ... for arrays."""
+    return model.thparams.features or tuple(f"x{index}" for index in range(model.num_features))
 
 
 def features_of(data: Any, names: Sequence[str]) -> tuple[NDArray[np.float64], Columns, str]:

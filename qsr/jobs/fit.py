@@ -109,8 +109,7 @@ def data_of(settings: RunSettings) -> PyTorchData[Any]:
     Raises:
         ConfigError: if they name none.
     """
-    section = getattr(settings.model, "data_section", "data")
-    named: Any = hparams_class(section)() if settings.data is None else settings.data
+    named: Any = hparams_class(settings.model.data_section)() if settings.data is None else settings.data
     found: PyTorchData[Any] = named.build()
     return found
 

@@ -115,7 +115,7 @@ def hsm_geometry(
         raise ConfigError("output: this run has no directory; say where to write")
     if write and target is not None:
         check_writable(target)
-    names = feature_names(settings, model)
+    names = feature_names(model)
     x, where = _features(settings, model, names, data)
     generator = generator_for("cpu", seed, "geometry")
     rows = torch.randperm(len(x), generator=generator)[:points].sort().values if points < len(x) else torch.arange(len(x))

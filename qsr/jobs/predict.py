@@ -23,6 +23,7 @@ from qsr.training.columns import Columns
 from qsr.training.device import find_device
 from qsr.training.rows import TensorRows
 from qsr.training.supervised import DatasetSource
+from qsr.training.table import TableHparams
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -115,9 +116,10 @@ def predict_table(
 
 def predict_rows(stored: StoredRun, model: HilbertSpaceModel, data: Any) -> PredictionReport:
     """Predictions of a Hilbert-space model for the rows of a table."""
-    names = feature_names(stored.settings, model)
+    names = feature_names(model)
     x, columns, _ = features_of(data, names)
-    targets = tuple(stored.settings.data.targets) if stored.settings.data is not None else ()
+    described = stored.settings.data
+    targets = described.targets if isinstance(described, TableHparams) else ()
     targets = targets or tuple(f"y{index}" for index in range(model.num_outputs))
     found = predict(model, x, names)
     y = _targets(model, columns, targets)

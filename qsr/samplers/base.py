@@ -22,14 +22,15 @@ DEFAULT_MEMORY_BYTES = 1024 * 2**20  # for intermediate results; the default of 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients, restored on exit; the network in its number format."""
-    training = model.training
+    """Dropout off and no gradients, both as they were on exit, in every module; the network in its number format."""
+    training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), model.network() if isinstance(model, Sampler) else nullcontext():
             yield
     finally:
-        model.train(training)
+        for module, flag in training:
+            module.training = flag
 
 
 @contextmanager

@@ -24,6 +24,10 @@ class ModelHparams(Hparams):
 
     section: ClassVar[str] = "model"
     on_data: ClassVar[bool] = True
+    data_section: ClassVar[str] = "data"  # of the data that it takes, if these do not say what they are
+    # What a run has that sets neither; a rate for names of optimizers, others have torch's.
+    default_rates: ClassVar[Mapping[str, float]] = {}
+    default_epochs: ClassVar[int | None] = None
 
     module_name: str | None = Hparam(None, help="the model's class in full, package.module.Class")
     matmul_precision: Literal["highest", "high", "medium"] = Hparam(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qsr.hparams import ConfigError
+from qsr.samplers.base import evaluation_mode
 from qsr.training.data import DataLoaderHparams
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics
@@ -179,19 +180,14 @@ class Supervised:
         """Means over all samples (of so many batches) of what `validation_step` or `test_step` logs; dropout off."""
         sums: dict[str, float] = {}
         total = 0
-        training = model.training
-        model.eval()
         step = getattr(model, f"{phase}_step")
-        try:
-            with torch.no_grad(), self._network(model):
-                for index, data in enumerate(islice(source.batches(0, 0), batches)):
-                    step(moved(data, model), index)
-                    size = batch_size(data)
-                    total += size
-                    for name, value in numbers(model.logged).items():
-                        sums[name] = sums.get(name, 0.0) + size * value
-        finally:
-            model.train(training)
+        with evaluation_mode(model), self._network(model):
+            for index, data in enumerate(islice(source.batches(0, 0), batches)):
+                step(moved(data, model), index)
+                size = batch_size(data)
+                total += size
+                for name, value in numbers(model.logged).items():
+                    sums[name] = sums.get(name, 0.0) + size * value
         return model.finish_metrics({name: value / total for name, value in sums.items()} if total else {})
 
     def state_dict(self) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class Table(FileData[TableHparams]):
     """
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "split", "stratify", "shuffle_split", "sha256")
+    full: TensorRows
 
     def __init__(self, hparams: TableHparams | Mapping[str, Any], data: Any = None) -> None:
         self._given = data

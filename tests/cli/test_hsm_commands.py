@@ -1,7 +1,6 @@
 """Hilbert-space models from the command line, as a user types it: train, evaluate, predict, resume."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -130,4 +129,4 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(table: Path, tmp_
 def test_bad_input_is_one_line_and_exit_code_2(words: str, message: str, table: Path, tmp_path: Path) -> None:
     result = run(f"train {words.format(table=table)} --train dir={tmp_path / 'runs'}")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and message in result.stderr
-    assert not (tmp_path / "runs").exists() and "PYTHONTRACEBACK" not in os.environ
+    assert not (tmp_path / "runs").exists()

@@ -1,6 +1,5 @@
 """The closed-form solver of full-energy models: it never goes up, and where it stops no operator is better."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from qsr.hsm.analytic import best_coefficients, best_operators
 from qsr.runs import RunDirectory, same_history
 from qsr.training import Callback, Trainer
 from qsr.training.table import Table
+from tests.training.lines import CopyAt
 
 KINDS: dict[str, dict[str, Any]] = {
     "complex": {"hsm_model": "general_fullenergy", "hilbert_space_dims": 4},
@@ -133,15 +133,6 @@ def test_diagonal_operators_are_clusters() -> None:
     one = train("<NONE>", 3, hsm_model="general_fullenergy", hilbert_space_dims=1).model.train()
     variance = torch.cat([one.scaled_inputs(x), one.scaled_targets(y)], dim=1).var(dim=0, correction=0).sum()
     assert one.compute_metrics((x, y), 0)["loss"].item() == pytest.approx(variance.item() / 2, abs=1e-9)
-
-
-class CopyAt(Callback):
-    def __init__(self, step: int, run: Path, copy: Path) -> None:
-        self.step, self.run, self.copy = step, run, copy
-
-    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            shutil.copytree(self.run, self.copy)
 
 
 @pytest.mark.parametrize("step", [3, 4, 9])

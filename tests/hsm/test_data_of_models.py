@@ -1,7 +1,6 @@
 """What a model knows of its data: columns and classes by name wherever data come in, and rows that it cannot take."""
 
 import csv
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import qsr
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import ConfigError, Hparam, RunSettings
 from qsr.hsm import HSM, predict
 from qsr.jobs import predict_table
 from qsr.runs import RunDirectory
 from qsr.snapshots import Snapshots, write_snapshots
-from qsr.training import Callback, RunFailed, Trainer
+from qsr.training import DataHparams, PyTorchData, RunFailed
 from qsr.training.fitting import objective_of
 from qsr.training.optimizers import OptimizerHparams
+from qsr.training.rows import TensorRows
 from qsr.training.table import Table
+from tests.training.lines import CopyAt
 
 
 def frame(rows: int = 80, seed: int = 0) -> pd.DataFrame:
@@ -64,15 +66,6 @@ def test_a_run_is_evaluated_on_its_own_columns_only(tmp_path: Path) -> None:
         qsr.evaluate_on_data(run, turned)
     report = predict_table(run, only_b)  # by names and classes of the run
     assert report.metrics["test/accuracy"] == np.mean(report.columns["kind"] == "b") > 0.8
-
-
-class CopyAt(Callback):
-    def __init__(self, step: int, run: Path, copy: Path) -> None:
-        self.step, self.run, self.copy = step, run, copy
-
-    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            shutil.copytree(self.run, self.copy)
 
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path: Path) -> None:
@@ -244,3 +237,50 @@ def test_a_file_of_predictions_has_every_row(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the results there"):
         predict_table(run, frame(5), output=tmp_path / "file", write=True)
+
+
+class OwnHparams(DataHparams):
+    target: str = Hparam("y")
+
+
+class Own(PyTorchData[OwnHparams]):
+    """The rows of a table as a user's own class of data has them: without names."""
+
+    def pre_init(self) -> None:
+        self.table = table(frame(), self.thparams.target)
+
+    def get_dataset(self) -> TensorRows:
+        return self.table.full
+
+    def split_dataset(self, *_: Any) -> list[Any]:  # type: ignore[override]
+        return self.table.split
+
+
+def test_a_users_own_class_of_data_is_learnt_as_a_table_is(tmp_path: Path) -> None:
+    for target, model in (("y", {}), ("kind", {"loss": {"name": "CrossEntropyLoss"}, "output_operator_count": 2})):
+        own = Own({"target": target, "shuffle": True})
+        by_names, run = fit(table(frame(), target), epochs=5), fit(own, tmp_path, epochs=5, **model)
+        for first, second in zip(by_names.model.state_dict().values(), run.model.state_dict().values(), strict=True):
+            assert torch.equal(first, second)
+        assert run.settings.model.features is None and by_names.settings.model.features == ("f0", "f1", "f2")
+        assert run.settings.model.classes == (None if target == "y" else (0.0, 1.0))
+        assert torch.equal(qsr.resume(run.path or "").model(own.test.columns[0]), run.model(own.test.columns[0]))
+        report = predict_table(run, {f"x{index}": column.numpy() for index, column in enumerate(own.test.columns[0].T)})
+        found = predict(by_names.model, own.test.columns[0])
+        assert "y0" in report.columns and np.array_equal(report.predictions.values, found.values)
+        assert qsr.evaluate_on_data(run).metrics == qsr.evaluate_on_data(run, own).metrics
+    with pytest.raises(ConfigError, match=r"hsm\.output_operator_count: give the number of classes"):
+        fit(own, loss={"name": "CrossEntropyLoss"})
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "epochs", "num_epochs"])
+def test_a_number_of_epochs_goes_before_that_of_the_model(name: str) -> None:
+    assert RunSettings.from_tree({"model": {"type": "hsm"}, "train": {name: 10}}).train.max_epochs == 10
+    assert RunSettings.from_tree({"model": {"type": "hsm"}, "train": {"seed": 1}}).train.max_epochs == 60
+
+
+def test_features_alone_may_come_without_targets() -> None:
+    circle = torch.linspace(0, 6, 40, dtype=torch.float64)
+    rows = TensorDataset(torch.stack([circle.cos(), circle.sin()], dim=1))
+    run = fit((rows,), epochs=2, hsm_model="geometry", hilbert_space_dims=2)
+    assert run.model(rows.tensors[0]).shape == (40, 2)

@@ -114,6 +114,15 @@ def test_the_full_energy_is_that_of_features_and_targets() -> None:
     assert "pred_loss" not in model.compute_metrics((x, y), 0) and "pred_loss" in model.eval().compute_metrics((x, y), 0)
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("general", 1), ("general_fullenergy", 2)])
+def test_predictions_are_scaled_back_where_targets_are_in_the_energy(kind: str, scale: int) -> None:
+    model = model_of(hsm_model=kind, hilbert_space_dims=4, loss={"name": "CrossEntropyLoss"}, classes=("a", "b"))
+    expectations = model.states(points()).expectations / scale
+    assert model.target_scale == scale
+    assert torch.allclose(model.predicted(points()), expectations)
+    np.testing.assert_allclose(predict(model, points()).values, expectations.detach())
+
+
 def test_self_consistent_predictions_minimise_the_full_energy() -> None:
     model = model_of(hsm_model="general_fullenergy", hilbert_space_dims=4, predict_mode="self_consistent")
     x = points(4)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from qsr.hparams import ConfigError
 from qsr.hsm import HSM, HilbertSpaceModel, similarity, transform
-from qsr.hsm.overlaps import scaled, unscaled, with_fixed_phase
+from qsr.hsm.overlaps import unscaled, with_fixed_phase
 
 
 def model(**settings: object) -> HilbertSpaceModel:
@@ -64,8 +64,10 @@ def test_scaling_there_and_back() -> None:
     made.x_mean += torch.tensor([1.0, 2.0, 3.0])
     made.x_scale *= 4
     x = rows(5).double()
-    assert torch.allclose(scaled(made, x), made.scaled_inputs(x).double(), atol=1e-6)
-    back = unscaled(made, scaled(made, x))
+    scaled = made.scaled_inputs(x, torch.float64)
+    assert torch.equal(scaled, (x - made.x_mean) / made.x_scale * made.input_weights.double())
+    assert torch.allclose(scaled, made.scaled_inputs(x).double(), atol=1e-6)
+    back = unscaled(made, scaled)
     assert torch.allclose(back[:, [0, 2]], x[:, [0, 2]]) and (back[:, 1] == 2).all()
 
 

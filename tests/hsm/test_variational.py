@@ -54,6 +54,11 @@ def test_the_sum_of_squares_in_strings_is_that_of_the_matrices(qubits: int, weig
     assert torch.allclose(found, (matrices @ matrices).sum(dim=0), rtol=0, atol=1e-12)
 
 
+def test_too_many_strings_are_not_multiplied() -> None:
+    with pytest.raises(ValueError, match="16384 Pauli strings have 268435456 products, at most 16777216"):
+        PauliSquares(PauliBasis(pauli_strings(7, 7)))
+
+
 def test_lists_are_joined_without_repetition() -> None:
     strings, places = joined([["X", "Y"], ["Z", "X"], []])
     assert strings == ["X", "Y", "Z"] and [place.tolist() for place in places] == [[0, 1], [2, 0], []]
@@ -184,6 +189,7 @@ def test_a_full_energy_model_learns_predicts_and_loads(tmp_path: Any) -> None:
         ({"method": "analytic"}, "hsm.method=analytic: must be gradient where a sampler gives the states"),
         ({"predict_mode": "self_consistent"}, "hsm.predict_mode=self_consistent: must be input"),
         ({"qubits_count": 63}, "must be at most 62"),
+        ({"qubits_count": 7}, "input_operator_pauli_weight=7: 7 qubits have 16384 strings of this weight, at most 4096"),
     ],
 )
 def test_what_a_sampler_cannot_do_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ import torch
 import qsr
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory, read_run, same_history
+from tests.training.lines import StopAt
 
 WORDS = (
     "--train K=16 Q=2 K_final=32 lr=0.02 curriculum=2x2:25,2x4:25,4x4:20 dir=DIR"
@@ -85,15 +86,10 @@ def test_killed_in_any_stage_it_resumes_bit_for_bit(
 
 
 def test_a_signal_in_the_last_step_of_a_stage_is_not_lost(tmp_path: Path) -> None:
-    class Stop(qsr.training.Callback):
-        def on_step_end(self, trainer: qsr.training.Trainer, metrics: dict[str, float]) -> None:
-            if trainer.step == 5:
-                signal.raise_signal(signal.SIGTERM)
-
     settings = {"K": 8, "curriculum": "2x2:5,2x4:5", "dir": str(tmp_path)}
     model = qsr.RNN(patch="2x1", Nh=4)
     with pytest.raises(qsr.training.Interrupted):
-        qsr.train(model=model, train=settings, callbacks=[Stop()])
+        qsr.train(model=model, train=settings, callbacks=[StopAt(5)])
     run = qsr.resume(tmp_path / "rydberg" / "8-B=8-K=8" / "0")
     whole = qsr.train(model=model, train=settings)
     assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), whole.model.parameters(), strict=True))

@@ -165,3 +165,18 @@ def test_a_token_is_read_with_its_first_site_as_the_lowest_bit() -> None:
     config[0, 4] = 1
     assert sampler.encode(config).tolist() == [[4, 0]]
     assert torch.equal(sampler.decode(sampler.encode(config)), config)
+
+
+def test_evaluation_leaves_every_module_in_its_own_mode() -> None:
+    """Also when it fails: a part that was frozen in evaluation mode stays so, whatever the whole is in."""
+    sampler = build("ptf-2x2-two-layers", torch.float64)
+    modules = list(sampler.modules())
+    for index, module in enumerate(modules):
+        module.training = index % 2 == 0
+    before = [module.training for module in modules]
+    with evaluation_mode(sampler):
+        assert not any(module.training for module in modules) and not torch.is_grad_enabled()
+    assert [module.training for module in modules] == before
+    with pytest.raises(ZeroDivisionError), evaluation_mode(sampler):
+        _ = 1 / 0
+    assert [module.training for module in modules] == before

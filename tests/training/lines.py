@@ -1,5 +1,8 @@
-"""A line, and points on it: the smallest model and data of one's own."""
+"""A line, and points on it: the smallest model and data of one's own; and how a run ends early."""
 
+import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from qsr.hparams import Hparam
-from qsr.training import DataHparams, Model, ModelHparams, PyTorchData
+from qsr.training import Callback, DataHparams, Model, ModelHparams, PyTorchData, Trainer
 
 
 class Line(Model[ModelHparams]):
@@ -42,3 +45,25 @@ class Points(PyTorchData[PointsHparams]):
 
 def points(**settings: Any) -> Points:
     return Points({"seed": 1, "loader": {"batch_size": 16, "shuffle": True}, **settings})
+
+
+class CopyAt(Callback):
+    """Copies the run directory when a step is done, as a crash would leave it."""
+
+    def __init__(self, step: int, run: Path, copy: Path) -> None:
+        self.step, self.run, self.copy = step, run, copy
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if trainer.step == self.step:
+            shutil.copytree(self.run, self.copy)
+
+
+class StopAt(Callback):
+    """SIGTERM when a step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        if trainer.step == self.step:
+            signal.raise_signal(signal.SIGTERM)

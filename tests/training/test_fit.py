@@ -1,7 +1,6 @@
 """Training models on data: runs stop, resume, keep their best weights, and refuse what cannot be run."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory, read_run, same_history
 from qsr.training import Callback, DataHparams, EarlyStoppingHparams, EpochMetrics, PyTorchData, Trainer
 from qsr.training.random import seed_global
-from tests.training.lines import Line, Points, points
+from tests.training.lines import CopyAt, Line, Points, points
 
 
 def fit(folder: Path, **settings: Any) -> qsr.Run:
@@ -45,17 +44,6 @@ def test_a_run_writes_all_that_loading_needs(tmp_path: Path) -> None:
     assert RunSettings.from_tree(read_run(run.path).settings.tree()) == read_run(run.path).settings
 
 
-class StopAt(Callback):
-    """Copies the run directory when a step is done, as a crash would leave it."""
-
-    def __init__(self, step: int, run: Path, copy: Path) -> None:
-        self.step, self.run, self.copy = step, run, copy
-
-    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            shutil.copytree(self.run, self.copy)
-
-
 @pytest.mark.parametrize("step", [1, 9, 10, 11, 35])
 @pytest.mark.parametrize("scheduler", ["none", "ReduceLROnPlateau"])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int, scheduler: str) -> None:
@@ -67,7 +55,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, step: int, sched
         checkpoint={"every_n_steps": 3},
         early_stopping={"patience": 2, "restore_best_weights": True},
         train={"Q": 3, "max_epochs": 12},
-        callbacks=[StopAt(step, run, copy)],
+        callbacks=[CopyAt(step, run, copy)],
     )
     resumed = qsr.resume(copy, data=points(noise=0.1))
     assert whole.path is not None and resumed.path == copy
@@ -155,6 +143,12 @@ def test_bad_settings_are_named(tmp_path: Path, settings: dict[str, Any], proble
         fit(tmp_path, **settings)
 
 
+@pytest.mark.parametrize("data", [None, {"seed": 1}])
+def test_data_that_nothing_names_are_asked_for(data: dict[str, int] | None) -> None:
+    with pytest.raises(ConfigError, match=r"data\.module_name: missing; name a class of data"):
+        qsr.train(model={"module_name": "tests.training.lines.Line"}, data=data, train={"dir": "<NONE>"})
+
+
 def test_the_scheduler_is_stepped_by_epochs(tmp_path: Path) -> None:
     run = fit(tmp_path, scheduler={"name": "ExponentialLR", "kwargs": {"gamma": 0.5}})
     assert run.path is not None
@@ -214,7 +208,7 @@ def test_random_data_are_the_same_after_an_interruption(tmp_path: Path, kind: st
         data(),
         {"dir": str(tmp_path / "a"), "max_epochs": 2, "lr": 0.1},
         checkpoint={"every_n_steps": 1},
-        callbacks=[StopAt(step, run, copy)],
+        callbacks=[CopyAt(step, run, copy)],
     )
     resumed = qsr.resume(copy, data=data())
     assert torch.equal(whole.model.layer.weight, resumed.model.layer.weight)

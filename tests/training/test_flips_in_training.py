@@ -1,6 +1,5 @@
 """Sampled flips inside a training: what is reported of a step, what is chosen, and that a choice survives an interruption."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from qsr.hamiltonians import configurations
 from qsr.lattice import Lattice
 from qsr.runs import RunDirectory, same_history
 from qsr.training import BatchKey, Interrupted, TrainHparams, VariationalEnergy
+from tests.training.lines import StopAt
 
 ARRAY = qsr.Rydberg(Lx=4, Ly=4)
 
@@ -60,15 +60,6 @@ def test_bounded_noise_and_true_gradients() -> None:
     objective = VariationalEnergy(hamiltonian, TrainHparams(true_grad=True, K=8))
     objective.prepare(sampler(), [BatchKey(0, 0, 0)])
     assert objective.sampling == EXACT
-
-
-class StopAt(qsr.training.Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, trainer: qsr.training.Trainer, metrics: dict[str, float]) -> None:
-        if trainer.step == self.step:
-            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "spring"])

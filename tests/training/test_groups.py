@@ -13,8 +13,8 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory, same_history
 from qsr.training import OptimizerHparams, Stage, TorchUpdate
 from qsr.training.protocols import BatchKey
-from tests.training.lines import Line, points
-from tests.training.test_fit import StopAt, fit
+from tests.training.lines import CopyAt, Line, points
+from tests.training.test_fit import fit
 
 
 def update_of(optimizer: dict[str, Any], scheduler: dict[str, Any] | None = None) -> TorchUpdate:
@@ -81,7 +81,7 @@ def test_samplers_have_no_groups() -> None:
 def test_lbfgs_solves_a_line_in_one_epoch_and_resumes(tmp_path: Path) -> None:
     run, copy = tmp_path / "a" / "Line" / "0", tmp_path / "b" / "Line" / "0"
     arguments = {"optimizer": {"name": "LBFGS", "kwargs": {"line_search_fn": "strong_wolfe"}}, "checkpoint": {"every_n_steps": 1}}
-    whole = fit(tmp_path / "a", **arguments, train={"lr": 1.0, "max_epochs": 2}, callbacks=[StopAt(3, run, copy)])
+    whole = fit(tmp_path / "a", **arguments, train={"lr": 1.0, "max_epochs": 2}, callbacks=[CopyAt(3, run, copy)])
     x, y = (torch.stack(column) for column in zip(*points(noise=0.1).train, strict=True))  # type: ignore[arg-type]
     design = torch.cat([x, torch.ones_like(x)], dim=1).double()
     best = float((design @ torch.linalg.lstsq(design, y.double()).solution - y).square().mean())
