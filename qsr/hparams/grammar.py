@@ -1,4 +1,7 @@
-"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` or `--hsm` is the sampler inside it."""
+"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` or `--hsm` is the sampler inside it.
+
+`--qembed` after a sampler makes its tokens; of several samplers, those of the last one before it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from qsr.hparams.base import ConfigError
 from qsr.hparams.registry import class_for, find_section, hparams_class, sections
 
 INSIDE = ("subsampler", "sampler")  # settings of a model that are another model
+EMBEDDING = "embedding"  # the setting of a sampler that is what makes its tokens
 Words = list[tuple[str, dict[str, str]]]  # canonical section names with their name=value words, in the order written
 
 
@@ -63,6 +67,8 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             _place(tree, name, values, f"--{name}")
         elif role in ("hamiltonian", "data"):
             _place(tree, role, {"type": name, **values}, f"--{name}")
+        elif role == "tokens":
+            _place_tokens(innermost, name, values)
         elif innermost is None:
             innermost = tree["model"] = {"type": name, **values}
         else:
@@ -75,6 +81,15 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             innermost[inside] = {"type": name, **values}
             innermost = innermost[inside]
     return tree
+
+
+def _place_tokens(model: dict[str, Any] | None, name: str, values: dict[str, Any]) -> None:
+    flag = f"--{name.removesuffix('_tokens')}"
+    if model is None or EMBEDDING not in hparams_class(model["type"]).model_fields:
+        raise ConfigError(f"{flag}: makes the tokens of a sampler; write it after --rnn, --ptf or --lptf")
+    if EMBEDDING in model:
+        raise ConfigError(f"{flag}: --{model['type']} has its tokens already")
+    model[EMBEDDING] = {"type": name, **values}
 
 
 def _place(tree: dict[str, Any], key: str, values: dict[str, Any], flag: str) -> None:

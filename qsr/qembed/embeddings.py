@@ -53,7 +53,7 @@ class QuantumEmbeddings(Tagged):
         collapse_strategy: 'context_aware': sample from p'; 'born': from p, without context; 'soft': the decohered mean
             sum_k p'_k s_k, no outcome is read; 'argmax': the likeliest sense; 'none': never collapse.
         context_encoder: 'mean', 'attention', 'conv' ('convolution') or 'rnn' over the other tokens; `context_window`: how many
-            to each side.
+            to each side. None: tokens are what they are without a context, p' = p.
         temperature: of the evidence.
         causal: outputs at t depend on tokens up to t only.
         readout: 'concat': [Re z; Im z] times a trainable scale, D = 2C; 'born': probabilities |<u_m|z>|^2 of
@@ -91,7 +91,7 @@ class QuantumEmbeddings(Tagged):
         config: Any = None,
         superposition_strength: float = 1.0,
         collapse_strategy: str = "context_aware",
-        context_encoder: str = "mean",
+        context_encoder: str | None = "mean",
         context_window: int | None = None,
         temperature: float = 0.25,
         causal: bool = False,
@@ -140,9 +140,7 @@ class QuantumEmbeddings(Tagged):
                 torch.manual_seed(seed)
             self._add_tables(superposition_strength, factorization, rank, 2 if order is None else order)
             self._add_readout(num_measurements)
-            self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
-            nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
-            self.context_encoder = make_encoder(context_encoder, self.embedding_dim, context_window, causal)
+            self._add_context(context_encoder, context_window, causal)
             if isinstance(entanglement, str):
                 entanglement = EntanglementCorrelation(
                     self.num_states, entanglement, entanglement_strength, entanglement_pairs, ghz_size
@@ -171,6 +169,17 @@ class QuantumEmbeddings(Tagged):
         self.phases = nn.Parameter(_TURN * torch.rand(rows, states))
         self.sense_real = nn.Parameter(torch.randn(rows, states, width))
         self.sense_imag = nn.Parameter(torch.randn(rows, states, width))
+
+    def _add_context(self, encoder: str | None, window: int | None, causal: bool) -> None:
+        self.context_proj: nn.Linear | None = None
+        self.context_encoder: nn.Module | None = None
+        if encoder is None:
+            if window is not None:
+                raise ConfigError(f"context_window={window}: there is no context_encoder")
+            return
+        self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
+        nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
+        self.context_encoder = make_encoder(encoder, self.embedding_dim, window, causal)
 
     def _add_readout(self, num_measurements: int | None) -> None:
         self.measurement: VectorMeasurement | None = None
@@ -234,16 +243,21 @@ class QuantumEmbeddings(Tagged):
 
     def posterior(self, log_probs: Tensor, phases: Tensor, senses: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """ln p' (B, L, K) after the context, before entanglement, of what `rows` gives for tokens (B, L)."""
-        if self.collapse_strategy == "born":
+        if self.collapse_strategy == "born" or self.context_proj is None:
             return log_probs
         if context is None:
-            superposed = self._flat(superposition(log_probs, phases, senses)) * mask[..., None]
+            assert self.context_encoder is not None, "there is one with every context_proj"
+            superposed = self.superposed(log_probs, phases, senses) * mask[..., None]
             weights = next(self.context_encoder.parameters(), superposed)  # layers of torch want inputs of their own format
             context = self.context_encoder(superposed.to(weights.dtype), mask)
         direction = nn.functional.linear(context.to(senses.dtype), at_least_single(self.context_proj.weight))
         # Re <s|c> of complex vectors is the product of [Re; Im].
         found = (senses @ direction[..., None]).squeeze(-1) / self.temperature
         return bayes_update(log_probs, found)
+
+    def superposed(self, log_probs: Tensor, phases: Tensor, senses: Tensor) -> Tensor:
+        """(..., D) what context encoders see of the tokens of `rows`: sum_k a_k s_k."""
+        return self._flat(superposition(log_probs, phases, senses))
 
     def _flat(self, states: Tensor) -> Tensor:
         """[Re z; Im z] (..., 2C) as D real numbers: all of them, or for readout='real' the real parts."""
@@ -285,6 +299,8 @@ class QuantumEmbeddings(Tagged):
             ConfigError: for a probability outside [0, 1] and shapes that do not fit.
         """
         mask = self.valid_tokens(input_ids, attention_mask)
+        if context is not None and self.context_proj is None:
+            raise ConfigError("context: this embedding has no context (context_encoder=None)")
         if context is not None and context.shape != (*input_ids.shape, self.embedding_dim):
             expected = (*input_ids.shape, self.embedding_dim)
             raise ConfigError(f"context: must be (B, L, D) = {expected}, found {tuple(context.shape)}")
@@ -313,7 +329,7 @@ class QuantumEmbeddings(Tagged):
         if not is_exactly(chance, 0.0):
             choice = probs if outcome is None else straight_through(outcome, probs)
             states = states + weight[..., None] * (choice[..., None, :] @ senses).squeeze(-2)
-        embeddings = self.dropout(self._read(states)) * mask[..., None]
+        embeddings = self.dropout(self.read(states)) * mask[..., None]
 
         keep = mask.to(probs.dtype)
         doubt = uncertainty(self.uncertainty_type, probs, self._complex(senses)) * keep
@@ -352,8 +368,8 @@ class QuantumEmbeddings(Tagged):
             return weight, found.draw(noise[1])
         return weight, found.log_marginals.argmax(dim=-1)
 
-    def _read(self, states: Tensor) -> Tensor:
-        """Embeddings (B, L, D) of states [Re z; Im z] (B, L, 2C)."""
+    def read(self, states: Tensor) -> Tensor:
+        """Embeddings (..., D) of states [Re z; Im z] (..., 2C)."""
         scale = at_least_single(self.output_scale)
         if self.measurement is None:
             return scale * self._flat(states)
