@@ -16,6 +16,7 @@ def sections_overview() -> str:
     titles = {
         "part": "Run",
         "model": "Model (one; a second one after --lptf or --hsm is the sampler inside)",
+        "tokens": "Tokens of a sampler, after its section",
         "hamiltonian": "Problem (one)",
         "data": "Data, for models on data",
     }

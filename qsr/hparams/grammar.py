@@ -1,4 +1,7 @@
-"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` or `--hsm` is the sampler inside it."""
+"""The command line's grammar: `--section name=value ...`, where a model after `--lptf` or `--hsm` is the sampler inside it.
+
+`--qembed` after a sampler makes its tokens; of several samplers, those of the last one before it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from qsr.hparams.base import ConfigError
 from qsr.hparams.registry import class_for, find_section, hparams_class, sections
 
 INSIDE = ("subsampler", "sampler")  # settings of a model that are another model
+EMBEDDING = "embedding"  # the setting of a sampler that is what makes its tokens
+TOKENS = {"qembed": "qembed_tokens"}  # models that have another meaning after a sampler
 Words = list[tuple[str, dict[str, str]]]  # canonical section names with their name=value words, in the order written
 
 
@@ -55,6 +60,8 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--data: is for models on data; --{model} is trained on a Hamiltonian")
         if name == "data" and "module_name" not in words and model is not None:
             name = getattr(hparams_class(model), "data_section", "data")  # the kind that the model takes
+        if innermost is not None and innermost["type"] != name:
+            name = TOKENS.get(name, name)
         role = find_section(name).role
         values: dict[str, Any] = class_for(name, words).parse_text(words)
         if role == "internal":
@@ -63,11 +70,15 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             _place(tree, name, values, f"--{name}")
         elif role in ("hamiltonian", "data"):
             _place(tree, role, {"type": name, **values}, f"--{name}")
+        elif role == "tokens":
+            _place_tokens(innermost, name, values)
         elif innermost is None:
             innermost = tree["model"] = {"type": name, **values}
         else:
             taken = hparams_class(innermost["type"]).model_fields
             inside = next((place for place in INSIDE if place in taken), None)
+            if inside is None and innermost["type"] in TOKENS:
+                raise ConfigError(f"--{name}: a model is already given; --{innermost['type']} after --{name} makes its tokens")
             if inside is None:
                 raise ConfigError(
                     f"--{name}: a model is already given (--{innermost['type']}), and only --lptf and --hsm take another inside"
@@ -75,6 +86,15 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             innermost[inside] = {"type": name, **values}
             innermost = innermost[inside]
     return tree
+
+
+def _place_tokens(model: dict[str, Any] | None, name: str, values: dict[str, Any]) -> None:
+    flag = f"--{name.removesuffix('_tokens')}"
+    if model is None or EMBEDDING not in hparams_class(model["type"]).model_fields:
+        raise ConfigError(f"{flag}: makes the tokens of a sampler; write it after --rnn, --ptf or --lptf")
+    if EMBEDDING in model:
+        raise ConfigError(f"{flag}: --{model['type']} has its tokens already")
+    model[EMBEDDING] = {"type": name, **values}
 
 
 def _place(tree: dict[str, Any], key: str, values: dict[str, Any], flag: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qsr.hparams.base import ConfigError, Hparams, nearest
 from qsr.hparams.imports import find_class
 
-Role = Literal["model", "hamiltonian", "data", "part", "internal"]
+Role = Literal["model", "tokens", "hamiltonian", "data", "part", "internal"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Section:
     Attributes:
         name: canonical name, also the `type` of a model or Hamiltonian in settings.json.
         target: "module:Class" of its `Hparams` class.
-        role: a model, a problem, a part of every run (`train`, `optimizer`, ...), or internal: set by jobs only.
+        role: a model, what makes the tokens of one, a problem, a part of every run (`train`, `optimizer`, ...), or internal: set
+            by jobs only.
         title: one line for `qsr train --help`.
         aliases: other spellings that users know.
         owner: "module:Class" whose subclasses bring `Hparams` classes of their own, found by the section's `module_name`.
@@ -107,6 +108,12 @@ for _section in (
     Section("rnn", "qsr.samplers.settings:RNN", "model", "patched recurrent network (GRU or Elman)", ("prnn",)),
     Section("ptf", "qsr.samplers.settings:PTF", "model", "patched transformer"),
     Section("lptf", "qsr.samplers.settings:LPTF", "model", "large-patched transformer; a model after it is its subsampler"),
+    Section(
+        "qembed_tokens",
+        "qsr.qembed.settings:PatchEmbedding",
+        "tokens",
+        "quantum embedding of patches, the tokens of the sampler before it (--qembed)",
+    ),
     Section("rydberg", "qsr.hamiltonians.settings:Rydberg", "hamiltonian", "Rydberg atoms with 1/r^6 repulsion"),
     Section("tfim", "qsr.hamiltonians.settings:TFIM", "hamiltonian", "transverse-field Ising model"),
     Section("heisenberg", "qsr.hamiltonians.settings:Heisenberg", "hamiltonian", "antiferromagnetic Heisenberg model"),

@@ -237,7 +237,10 @@ def _with_preset(written: Mapping[str, Any], preset: str) -> dict[str, Any]:
     values = preset_values(preset)
 
     def below(section: Mapping[str, Any]) -> dict[str, Any]:
-        merged = {**values.get(str(section.get("type")), {}), **section}
+        own = values.get(str(section.get("type")), {})
+        if section.get("embedding") is not None:  # which makes the tokens
+            own = {name: value for name, value in own.items() if name != "token"}
+        merged = {**own, **section}
         inner = merged.get("subsampler")
         if isinstance(inner, Hparams):
             inner = as_mapping("model", inner)

@@ -40,6 +40,12 @@ class MeanContext(nn.Module):
         seen = total[..., -1:].detach().round()
         return torch.where(seen > 0, total[..., :-1] / seen.clamp_min(1), 0.0)
 
+    def follow(self, state: Tensor, read: int, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """As `follow` of `RecurrentContext`; the state is the sum of what was read."""
+        sums = torch.cat([state[:, None], embeddings], dim=1).cumsum(dim=1)
+        seen = torch.arange(read, read + embeddings.shape[1], device=sums.device).clamp_min(1)
+        return sums[:, :-1] / seen[:, None], sums
+
 
 class AttentionContext(nn.Module):
     """One head of dot-product attention to the other tokens."""
@@ -98,6 +104,19 @@ class RecurrentContext(nn.Module):
         if self.after is None:
             return found
         return found + self._read(self.after, embeddings.flip(1), mask.flip(1)).flip(1)
+
+    def follow(self, state: Tensor, read: int, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts (B, w, D) of w more tokens of a causal sequence, and the states (B, w+1, D) before and after each of them.
+
+        Args:
+            state: (B, D) after the tokens before; zeros at the beginning.
+            read: number of these.
+        """
+        states = [state]
+        for t in range(embeddings.shape[1]):
+            states.append(self.before(embeddings[:, t], states[-1]))
+        joined = torch.stack(states, dim=1)
+        return joined[:, :-1], joined
 
     def _read(self, cell: nn.GRUCell, embeddings: Tensor, mask: Tensor) -> Tensor:
         state = torch.zeros_like(embeddings[:, 0])

@@ -49,7 +49,7 @@ class QuantumEmbeddings(Tagged):
         collapse_strategy: 'context_aware': sample from p'; 'born': from p, without context; 'soft': the decohered mean
             sum_k p'_k s_k, no outcome is read; 'argmax': the likeliest sense; 'none': never collapse.
         context_encoder: 'mean', 'attention', 'conv' ('convolution') or 'rnn' over the other tokens; `context_window`: how many
-            to each side.
+            to each side. None: tokens are what they are without a context, p' = p.
         temperature: of the evidence.
         causal: outputs at t depend on tokens up to t only.
         readout: 'concat': [Re z; Im z] times a trainable scale, D = 2C; 'born': probabilities |<u_m|z>|^2 of
@@ -96,7 +96,7 @@ class QuantumEmbeddings(Tagged):
         config: Any = None,
         superposition_strength: float = 1.0,
         collapse_strategy: str = "context_aware",
-        context_encoder: str = "mean",
+        context_encoder: str | None = "mean",
         context_window: int | None = None,
         temperature: float = 0.25,
         causal: bool = False,
@@ -157,9 +157,7 @@ class QuantumEmbeddings(Tagged):
             for name, table in tables.items():
                 setattr(self, name, table)
             self._add_readout(num_measurements)
-            self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
-            nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
-            self.context_encoder = make_encoder(context_encoder, self.embedding_dim, context_window, causal)
+            self._add_context(context_encoder, context_window, causal)
             if isinstance(entanglement, str):
                 entanglement = EntanglementCorrelation(
                     self.num_states, entanglement, entanglement_strength, entanglement_pairs, ghz_size
@@ -170,6 +168,17 @@ class QuantumEmbeddings(Tagged):
         self.dropout = nn.Dropout(dropout)
         self.tag()
         self.to(device)
+
+    def _add_context(self, encoder: str | None, window: int | None, causal: bool) -> None:
+        self.context_proj: nn.Linear | None = None
+        self.context_encoder: nn.Module | None = None
+        if encoder is None:
+            if window is not None:
+                raise ConfigError(f"context_window={window}: there is no context_encoder")
+            return
+        self.context_proj = nn.Linear(self.embedding_dim, 2 * self.sense_dim, bias=False)
+        nn.init.normal_(self.context_proj.weight, std=_CONTEXT_SCALE)
+        self.context_encoder = make_encoder(encoder, self.embedding_dim, window, causal)
 
     def _add_readout(self, num_measurements: int | None) -> None:
         self.measurement: VectorMeasurement | None = None
@@ -248,14 +257,19 @@ class QuantumEmbeddings(Tagged):
 
     def posterior(self, log_probs: Tensor, phases: Tensor, senses: Senses, mask: Tensor, context: Tensor | None = None) -> Tensor:
         """ln p' (B, L, K) after the context, before entanglement, of what `state` gives for tokens (B, L)."""
-        if self.collapse_strategy == "born":
+        if self.collapse_strategy == "born" or self.context_proj is None:
             return log_probs
         if context is None:
-            superposed = self._flat(senses.superposed(log_probs, phases)) * mask[..., None]
+            assert self.context_encoder is not None, "there is one with every context_proj"
+            superposed = self.superposed(log_probs, phases, senses) * mask[..., None]
             weights = next(self.context_encoder.parameters(), superposed)  # layers of torch want inputs of their own format
             context = self.context_encoder(superposed.to(weights.dtype), mask)
         direction = nn.functional.linear(context.to(phases.dtype), at_least_single(self.context_proj.weight))
         return bayes_update(log_probs, senses.along(direction) / self.temperature)
+
+    def superposed(self, log_probs: Tensor, phases: Tensor, senses: Senses) -> Tensor:
+        """(..., D) what context encoders see of the tokens of `state`: sum_k a_k s_k."""
+        return self._flat(senses.superposed(log_probs, phases))
 
     def _flat(self, states: Tensor) -> Tensor:
         """[Re z; Im z] (..., 2C) as D real numbers: all of them, or for readout='real' the real parts."""
@@ -297,6 +311,8 @@ class QuantumEmbeddings(Tagged):
             ConfigError: for a probability outside [0, 1] and shapes that do not fit.
         """
         mask = self.valid_tokens(input_ids, attention_mask)
+        if context is not None and self.context_proj is None:
+            raise ConfigError("context: this embedding has no context (context_encoder=None)")
         if context is not None and context.shape != (*input_ids.shape, self.embedding_dim):
             expected = (*input_ids.shape, self.embedding_dim)
             raise ConfigError(f"context: must be (B, L, D) = {expected}, found {tuple(context.shape)}")
@@ -333,7 +349,7 @@ class QuantumEmbeddings(Tagged):
         if not is_exactly(chance, 0.0):
             choice = probs if outcome is None else straight_through(outcome, probs)
             states = states + weight[..., None] * senses.mean(choice)
-        embeddings = self.dropout(self._read(states)) * mask[..., None]
+        embeddings = self.dropout(self.read(states)) * mask[..., None]
 
         keep = mask.to(probs.dtype)
         doubt = uncertainty_by_overlaps(self.uncertainty_type, probs, senses.overlaps, self.sense_dim) * keep
@@ -356,8 +372,8 @@ class QuantumEmbeddings(Tagged):
             sense_vectors=senses,
         )
 
-    def _read(self, states: Tensor) -> Tensor:
-        """Embeddings (B, L, D) of states [Re z; Im z] (B, L, 2C)."""
+    def read(self, states: Tensor) -> Tensor:
+        """Embeddings (..., D) of states [Re z; Im z] (..., 2C)."""
         scale = at_least_single(self.output_scale)
         if self.measurement is None:
             return scale * self._flat(states)

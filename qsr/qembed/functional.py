@@ -231,7 +231,9 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 def straight_through(outcomes: Tensor, probs: Tensor) -> Tensor:
     """One-hot outcomes (..., K) whose gradient is that of the probabilities (..., K)."""
-    return torch.nn.functional.one_hot(outcomes, probs.shape[-1]).to(probs.dtype) + probs - probs.detach()
+    # Not by one_hot, which looks at its input and so cannot be vectorised over samples.
+    chosen = outcomes[..., None] == torch.arange(probs.shape[-1], device=probs.device)
+    return chosen.to(probs.dtype) + probs - probs.detach()
 
 
 # --- bonds ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ _EMPTY = {torch.float32: 1e-6, torch.float64: 1e-12}  # eigenvalues below it, re
 
 def inverse_root(matrix: Tensor) -> Tensor:
     """S^{-1/2} of positive definite matrices (..., C, C); directions that S does not have are left out."""
-    return _InverseRoot.apply(matrix)
+    found: Tensor = _InverseRoot.apply(matrix)[0]
+    return found
 
 
 def root_fidelity(first: Tensor, second: Tensor) -> Tensor:
@@ -35,17 +36,24 @@ class _InverseRoot(torch.autograd.Function):
     The divided differences of x^{-1/2} in this form have no small denominators (Daleckii and Krein).
     """
 
+    generate_vmap_rule = True  # for gradients of every sample
+
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+    def forward(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         levels, vectors = torch.linalg.eigh(matrix)
         there = levels > _EMPTY[levels.dtype] * levels[..., -1:]
         inverse = torch.where(there, torch.where(there, levels, 1.0).rsqrt(), 0.0)
+        return (vectors * inverse[..., None, :]) @ vectors.mH, vectors, inverse
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        _, vectors, inverse = output
+        ctx.mark_non_differentiable(vectors, inverse)
         ctx.save_for_backward(vectors, inverse)
-        return (vectors * inverse[..., None, :]) @ vectors.mH
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Tensor:
         vectors, inverse = ctx.saved_tensors
         # 1 / (a_i a_j (a_i + a_j)) of b = 1/a: b_i^2 b_j^2 / (b_i + b_j)
         row, column = inverse[..., :, None], inverse[..., None, :]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.samplers.settings import TokenHparams
+
+if TYPE_CHECKING:
+    from qsr.qembed.tokens import PatchQEmbed
+
+MAX_TABLE_SITES = 16  # a table has a row for each of 2^p patches
 
 
 class EmbeddingHparams(Hparams):
@@ -24,7 +30,9 @@ class EmbeddingHparams(Hparams):
         help="what a measurement reads: a sense drawn after the context, drawn without it, the decohered mean, the likeliest "
         "sense; none: never measured",
     )
-    context_encoder: Literal["mean", "attention", "conv", "rnn"] = Hparam("mean", help="what a token sees of the others")
+    context_encoder: Literal["mean", "attention", "conv", "rnn"] | None = Hparam(
+        "mean", help="what a token sees of the others; None: nothing"
+    )
     context_window: int | None = Hparam(None, ge=1, help="tokens to each side that count as context; None: all")
     temperature: float = Hparam(0.25, gt=0, allow_inf_nan=False, help="of the evidence that the context is")
     readout: Literal["concat", "born", "real"] = Hparam(
@@ -56,6 +64,66 @@ class EmbeddingHparams(Hparams):
     def embedding_settings(self) -> dict[str, Any]:
         """Keyword arguments of `QuantumEmbeddings`."""
         return {name: self[name] for name in EmbeddingHparams.model_fields}
+
+
+class PatchEmbedding(TokenHparams, EmbeddingHparams):
+    """Quantum embedding of the patches that a sampler reads: each value of a patch is a superposition of K senses.
+
+    Nothing is drawn and nothing depends on later patches, so that log-probabilities stay exact.
+    """
+
+    section: ClassVar[str] = "qembed_tokens"
+
+    collapse_strategy: Literal["context_aware", "born", "soft", "argmax", "none"] = Hparam(
+        "none",
+        help="what is read of a patch: none: the coherent superposition; soft: the decohered mean; argmax: the likeliest sense, "
+        "with straight-through gradients; those that are drawn are refused",
+    )
+    context_encoder: Literal["mean", "attention", "conv", "rnn"] | None = Hparam(
+        None,
+        help="what a patch sees of those before it: mean, rnn, or None: nothing, which keeps the shortcuts of flips",
+    )
+    order: int | None = Hparam(
+        None, ge=1, help="leaves of each product of factorization=ketxs; None: one for each site, and one for the start"
+    )
+
+    @model_validator(mode="after")
+    def _of_a_sampler(self) -> Any:
+        if self.collapse_strategy in ("context_aware", "born"):
+            raise ConfigError(
+                f"{self.label('collapse_strategy')}={self.collapse_strategy}: draws senses, which would make p(x) a sum over all "
+                f"draws that nothing here computes; use none, soft or argmax"
+            )
+        if self.context_encoder in ("attention", "conv"):
+            raise ConfigError(
+                f"{self.label('context_encoder')}={self.context_encoder}: needs all earlier patches again for each new one; use "
+                f"mean or rnn, whose state is one vector"
+            )
+        if self.entanglement is not None and self.entanglement_pairs != "chain":
+            raise ConfigError(
+                f"{self.label('entanglement_pairs')}={self.entanglement_pairs}: must be chain; other couplings do not act on the "
+                f"patches that come later"
+            )
+        for name in ("context_window", "uncertainty_type"):
+            if self[name] != EmbeddingHparams.model_fields[name].default:
+                raise ConfigError(f"{self.label(name)}={self[name]}: means nothing in a sampler")
+        return self
+
+    def check_sampler(self, section: str, sites: int, width: int) -> None:
+        if self.factorization is None and sites > MAX_TABLE_SITES:
+            raise ConfigError(
+                f"{self.label('factorization')}=None: a patch of {sites} sites has 2^{sites} values, and a table holds those of "
+                f"{MAX_TABLE_SITES} sites at most; use factorization=ketxs"
+            )
+        if self.readout != "real" and width % 2:
+            raise ConfigError(
+                f"{section}.Nh={width}: must be even for {self.label('readout')}={self.readout}; or use readout=real"
+            )
+
+    def build_tokens(self, sites: int, width: int, local_dim: int = 2) -> PatchQEmbed:
+        from qsr.qembed.tokens import PatchQEmbed
+
+        return PatchQEmbed(self, sites, width, local_dim)
 
 
 class QuantumHparams(Hparams):

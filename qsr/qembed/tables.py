@@ -84,6 +84,12 @@ class KroneckerTable(nn.Module):
         assert found is not None
         return found.sum(dim=0)
 
+    def row_graph(self) -> int:
+        """Numbers that autograd keeps of a row: the factors of its n - 1 products, for each of R terms."""
+        rank, _, width = self.leaves[0].shape
+        order = len(self.leaves)
+        return rank * sum(min(width**digits, self.columns) + width for digits in range(1, order))
+
 
 def ceil_root(number: int, order: int) -> int:
     """The smallest integer b with b^order >= number; floating-point roots miss it at exact powers."""

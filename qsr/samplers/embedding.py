@@ -1,14 +1,57 @@
-"""What enters the causal transformer: patches as tokens, and their places."""
+"""What enters a sampler's network: patches as tokens, and their places."""
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
+
+from qsr.samplers.flips import Rows
+from qsr.samplers.memory import TokenMemory
 
 
-class PatchTokens(nn.Module):
-    """(B, t, p) site states to (B, t, H) tokens: a table over the local_dim^p patches, or tanh(Linear)."""
+class TokenState(Protocol):
+    """What the tokens that were read leave for the vectors of those that follow."""
+
+    def branch(self, length: int, copies: int, rows: Rows) -> Any:
+        """As `qsr.samplers.flips.State.branch`; `length` patches, the start token not counted."""
+
+
+class Tokens(nn.Module):
+    """Site states of patches (B, t, p) to the vectors (B, t, H) that a network reads; before the first comes a start token.
+
+    Attributes:
+        context_free: whether a patch's vector depends on that patch alone. Replacing a patch then replaces one vector, which
+            the shortcuts of flips rely on.
+        memory: what a token takes beside its vector.
+    """
+
+    context_free: bool = True
+    memory: TokenMemory = TokenMemory()
+
+    def begin(self, values: Tensor) -> tuple[Tensor, TokenState | None]:
+        """The vectors (B, t+1, H) of the start token and of the patches, and what they leave."""
+        raise TypeError(f"{type(self).__name__} does not define begin")
+
+    def read(self, state: TokenState | None, values: Tensor) -> tuple[Tensor, TokenState | None]:
+        """The vectors (B, w, H) of the patches that follow, and what is left now."""
+        raise TypeError(f"{type(self).__name__} does not define read")
+
+
+class SiteStates(Tokens):
+    """The states themselves, H = p; zeros before the first."""
+
+    def begin(self, values: Tensor) -> tuple[Tensor, None]:
+        return pad(values, (0, 0, 1, 0)), None
+
+    def read(self, state: TokenState | None, values: Tensor) -> tuple[Tensor, None]:
+        return values, None
+
+
+class PatchTokens(Tokens):
+    """A table over the local_dim^p patches, or tanh(Linear)."""
 
     digits: Tensor
 
@@ -23,6 +66,13 @@ class PatchTokens(nn.Module):
             return self.linear(values.to(self.linear.weight.dtype)).tanh()
         assert self.embedding is not None
         return self.embedding((values.long() * self.digits).sum(dim=-1))
+
+    def begin(self, values: Tensor) -> tuple[Tensor, None]:
+        start = self.start(len(values))
+        return torch.cat([start, self(values)], dim=1) if values.shape[1] else start, None
+
+    def read(self, state: TokenState | None, values: Tensor) -> tuple[Tensor, None]:
+        return self(values), None
 
     def start(self, batch: int) -> Tensor:
         """(B, 1, H) the token before the first patch: zeros through tanh(Linear), or its own row of the table."""

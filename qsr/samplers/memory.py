@@ -12,11 +12,36 @@ from qsr.samplers.flips import Window
 
 
 @dataclass(frozen=True)
+class TokenMemory:
+    """Numbers for each token beside the vector that a network reads.
+
+    Attributes:
+        reading: peak while vectors are made without gradients.
+        kept: what they leave for the tokens that follow.
+        graph: what autograd keeps of a vector that is made, and the gradients of that.
+        table: number of different vectors, where each is made once for all rows: then the numbers of `graph` are for one of
+            these, and a row takes them only where it has gradients of its own. 0: each token's vector is made.
+    """
+
+    reading: int = 0
+    kept: int = 0
+    graph: int = 0
+    table: int = 0
+
+    def gradients(self, length: int, per_sample: bool) -> int:
+        """Of a row with `length` tokens while it is differentiated; the gradients of a sample go through the layer once more."""
+        if per_sample:
+            return 3 * self.graph * min(length, self.table or length)
+        return 0 if self.table else self.graph * length
+
+
+@dataclass(frozen=True)
 class TransformerMemory:
     """Numbers per row of a `CausalTransformer` with H = width over n = positions.
 
     Attributes:
         width, heads, feedforward, layers, positions: H, h, F, L, n.
+        tokens: of what makes the tokens.
     """
 
     width: int
@@ -24,6 +49,7 @@ class TransformerMemory:
     feedforward: int
     layers: int
     positions: int
+    tokens: TokenMemory = TokenMemory()
 
     def cache(self, length: int) -> int:
         """Keys and values of `length` positions."""
@@ -37,17 +63,18 @@ class TransformerMemory:
         """
         n, width = self.positions, self.width
         first_layer = n * (self.heads * (n + 2) + 2 * width) if shortcut else 0
-        return n * (5 * width * self.layers + 3 * width + self.heads) + first_layer
+        return n * (5 * width * self.layers + 3 * width + self.heads + self.tokens.kept) + first_layer
 
     def passing(self) -> int:
-        """Peak of such a pass beyond what it leaves: the feed-forward part of the last layer."""
-        return self.positions * (6 * self.width + self.feedforward)
+        """Peak of such a pass beyond what it leaves: the feed-forward part of the last layer, or the tokens before the first."""
+        before = self.tokens.reading - 5 * self.width * self.layers
+        return self.positions * max(6 * self.width + self.feedforward, before)
 
     def reading(self, length: int) -> int:
         """Peak while `length` tokens are read after a shared prefix: attention weights twice over, or the feed-forward part."""
         width = self.width
         attending = 2 * self.heads * self.positions + 8 * width + 3 * width * (self.layers - 1)
-        return length * max(attending, 7 * width + self.feedforward + 3 * width * self.layers)
+        return length * max(attending, 7 * width + self.feedforward + 3 * width * self.layers, self.tokens.reading)
 
     def read(self, length: int) -> int:
         """What is left after reading."""
@@ -57,10 +84,11 @@ class TransformerMemory:
         """Peak while one token is replaced and `length` are computed anew: the first layer holds no attention weights."""
         width = self.width
         first = 6 * width + self.feedforward
+        token = self.tokens.reading
         if self.layers == 1:
-            return length * first
+            return max(length * first, token)
         attending = 2 * self.heads * self.positions + 7 * width + 3 * width * (self.layers - 2)
-        return length * max(first, attending, 2 * width + first + 3 * width * (self.layers - 2))
+        return max(length * max(first, attending, 2 * width + first + 3 * width * (self.layers - 2)), token)
 
     def graph(self, per_sample: bool) -> int:
         """Peak of a forward and backward pass: what autograd keeps, and the gradients of the layer that it is in.
@@ -69,7 +97,8 @@ class TransformerMemory:
         """
         width, wide = self.width, self.feedforward
         every_layer = 9 * width + wide + (9 * width + 2 * wide if per_sample else 0)
-        return self.positions * (self.layers * every_layer + 4 * width + wide)
+        tokens = self.tokens.gradients(self.positions, per_sample)
+        return self.positions * (self.layers * every_layer + 4 * width + wide) + tokens
 
 
 class CountedMemory:

@@ -25,7 +25,7 @@ class PatchedTransformer(AutoregressiveSampler):
         super().__init__(lattice, torch.from_numpy(lattice.patches(settings.patch)), local_dim)
         grid = lattice.patch_grid(settings.patch)
         self.trunk = CausalTransformer(settings, grid, self.sites_per_token, context_size, settings.repeat_pre, local_dim)
-        self.replaces_pairs = settings.num_layers == 1
+        self.replaces_pairs = settings.num_layers == 1 and self.trunk.tokens.context_free
         width = settings.Nh
         last = nn.Linear(width, self.num_values)
         self.head = last if context_size is not None else nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
@@ -39,11 +39,13 @@ class PatchedTransformer(AutoregressiveSampler):
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype), state
 
     def replace(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
+        if not self.trunk.tokens.context_free:
+            return super().replace(state, tokens, start, values, offsets)
         hidden = self.trunk.replace(state, self.token_values(values), start, offsets)
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
 
     def replace_each(self, state: TransformerState, tokens: Tensor, start: int, values: Tensor, offsets: Window) -> Tensor:
-        if len(self.trunk.layers) > 1:
+        if not self.replaces_pairs:
             return super().replace_each(state, tokens, start, values, offsets)
         hidden = self.trunk.replace_each(state, self.token_values(values), start, offsets)
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
@@ -53,10 +55,10 @@ class PatchedTransformer(AutoregressiveSampler):
         return self.head(hidden).log_softmax(dim=-1, dtype=self.dtype)
 
     def replaced_tokens(self, offsets: Window) -> int:
-        return len(offsets) if len(self.trunk.layers) == 1 else super().replaced_tokens(offsets)
+        return len(offsets) if self.replaces_pairs else super().replaced_tokens(offsets)
 
     def windows(self) -> list[Window]:
-        if len(self.trunk.layers) > 1:
+        if not self.replaces_pairs:
             return super().windows()
         # One layer computes any later token without those between: neighbours, also diagonal ones, and two further. With the two
         # nearest alone a run on 8x8 ends with twice the error of exact flips: what they leave over is rare and large.
@@ -67,6 +69,7 @@ class PatchedTransformer(AutoregressiveSampler):
 
     def row_bytes(self, length: int, alone: bool = False) -> int:
         memory = self.trunk.memory()
+        alone = alone and self.trunk.tokens.context_free  # otherwise all tokens after the replaced one are read
         inside = memory.replacing(length) if alone else memory.reading(length)
         before = 0 if alone else memory.read(length)
         return self._bytes(max(inside, before + self._head(length)))

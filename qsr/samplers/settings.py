@@ -12,9 +12,26 @@ from qsr.hparams.types import Patch, TypedSection, check_patch, patch_block, pat
 if TYPE_CHECKING:
     from qsr.lattice import Lattice
     from qsr.samplers.base import AutoregressiveSampler
+    from qsr.samplers.embedding import Tokens
 
 MAX_TABLE_SITES = 12  # a conditional is a table over 2^p patches
 MAX_EMBEDDED_SITES = 10  # an embedding has a row for each of 2^p patches
+
+
+class TokenHparams(Hparams):
+    """What makes the tokens of a sampler, where that is a section of its own."""
+
+    def check_sampler(self, section: str, sites: int, width: int) -> None:
+        """Whether these tokens suit a sampler with patches of p = `sites` sites and tokens of H = `width` numbers.
+
+        Raises:
+            ConfigError: naming the setting, with `section` that of the sampler.
+        """
+        raise TypeError(f"{type(self).__name__} is an abstract section")
+
+    def build_tokens(self, sites: int, width: int, local_dim: int = 2) -> Tokens:
+        """The layer, with torch's initial weights (from its global generator)."""
+        raise TypeError(f"{type(self).__name__} is an abstract section")
 
 
 class SamplerHparams(Hparams):
@@ -24,6 +41,10 @@ class SamplerHparams(Hparams):
 
     L: int | None = Hparam(None, ge=1, help="number of sites; set by the lattice, must agree with it if given")
     patch: Patch = Hparam("2x2", help="sites read and predicted at once: a number of sites in a row (4) or a block (2x2)")
+
+    embedding: TypedSection | None = Hparam(
+        None, help="a quantum embedding that makes the tokens: write --qembed after the sampler's section"
+    )
 
     phase: bool = Hparam(False, help="signs or a complex psi = sqrt(p) exp(i phi), phi from a network of its own")
     phase_Nh: int = Hparam(64, ge=1, help="width of the hidden layers of the phase")
@@ -46,6 +67,23 @@ class SamplerHparams(Hparams):
                 f"{cls.section}.patch={patch or cls.model_fields['patch'].default}: is a block, but _2D=False was given"
             )
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_embedding(cls, values: Any) -> Any:
+        """The only kind of embedding need not be named, or as on the command line."""
+        inner = values.get("embedding") if isinstance(values, dict) else None
+        if isinstance(inner, dict) and inner.get("type", "qembed") == "qembed":
+            return {**values, "embedding": {**inner, "type": "qembed_tokens"}}
+        return values
+
+    @model_validator(mode="after")
+    def _embedding_fits(self) -> Any:
+        if self.embedding is not None:
+            if not isinstance(self.embedding, TokenHparams):
+                raise ConfigError(f"{self.section}.embedding: {type(self.embedding).__name__} makes no tokens; write --qembed")
+            self.embedding.check_sampler(self.section, patch_sites(self.patch), self["Nh"])
+        return self
 
     def check_lattice(self, shape: tuple[int, int]) -> int:
         """Check this model against a lattice of `shape` = (Lx, Ly); the number of patches in its sequence.
@@ -104,7 +142,9 @@ class RNN(_TableHead):
 
         self.check_lattice(lattice.shape)
         self.check_context(context_size)
-        return self._with_phase(PatchedRNN(lattice, self.patch, self.Nh, self.rnntype), context_size)
+        tokens = self.embedding
+        layer = tokens.build_tokens(patch_sites(self.patch), self.Nh) if isinstance(tokens, TokenHparams) else None
+        return self._with_phase(PatchedRNN(lattice, self.patch, self.Nh, self.rnntype, tokens=layer), context_size)
 
     def check_context(self, context_size: int | None) -> None:
         """The context of an RNN is its initial hidden state, so the widths must be equal."""
@@ -122,13 +162,24 @@ class TransformerHparams(SamplerHparams):
     dim_feedforward: int | None = Hparam(None, ge=1, help="width of the feed-forward layers; None means 4*Nh")
     dropout: float = Hparam(0.0, ge=0.0, lt=1.0, help="dropout probability in the transformer layers while training")
     norm_first: bool = Hparam(True, help="layer norm before (True) or after (False) attention and feed-forward")
-    token: Literal["embedding", "linear"] = Hparam("embedding", help="patch to token: a table, or tanh(Linear)")
+    token: Literal["embedding", "linear", "qembed"] = Hparam(
+        "embedding", help="patch to token: a table, tanh(Linear), or (set by --qembed) a quantum embedding"
+    )
     positions: Literal["sinusoidal", "learned"] = Hparam(
         "learned", help="positional encoding; learned ones are interpolated when the lattice grows"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_tokens(cls, values: Any) -> Any:
+        embedded = isinstance(values, dict) and values.get("embedding") is not None
+        return {"token": "qembed", **values} if embedded else values
+
     @model_validator(mode="after")
     def _consistent(self) -> Any:
+        if (self.token == "qembed") != (self.embedding is not None):
+            expected = "write --qembed after it" if self.embedding is None else "the tokens are those of --qembed; leave it out"
+            raise ConfigError(f"{self.section}.token={self.token}: {expected}")
         if self.Nh % self.nhead:
             raise ConfigError(f"{self.section}.nhead={self.nhead}: must divide Nh={self.Nh}")
         sites = patch_sites(self.patch)
@@ -168,7 +219,9 @@ class LPTF(TransformerHparams):
     section: ClassVar[str] = "lptf"
 
     patch: Patch = Hparam("4x4", help="sites of a large patch, which the subsampler factorises: 4x4, 3x3, 8, ...")
-    token: Literal["embedding", "linear"] = Hparam("linear", help="patch to token: a table (small patches), or tanh(Linear)")
+    token: Literal["embedding", "linear", "qembed"] = Hparam(
+        "linear", help="patch to token: a table (small patches), tanh(Linear), or (set by --qembed) a quantum embedding"
+    )
     subsampler: TypedSection | None = Hparam(
         None, help="the model inside a large patch: write --rnn, --ptf or --lptf after --lptf"
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from qsr.samplers.embedding import PatchTokens, Positions, resize_positions
+from qsr.samplers.embedding import PatchTokens, Positions, Tokens, TokenState, resize_positions
 from qsr.samplers.flips import Rows, Window
 from qsr.samplers.memory import TransformerMemory
 from qsr.samplers.replacement import FirstLayerAttention
@@ -69,6 +69,7 @@ class TransformerState:
     copies: int = 1
     inputs: Tensor | None = None  # (B, w, H) of the first layer in the last call
     first_layer: FirstLayerAttention | None = None  # made from a prefill when it is first asked for
+    tokens: TokenState | None = None  # of the token layer
 
     def attention(self) -> FirstLayerAttention:
         """The first layer's attention in a prefill that was made without gradients."""
@@ -83,8 +84,10 @@ class TransformerState:
 
     def branch(self, length: int, copies: int, rows: Rows = slice(None)) -> TransformerState:
         shift = None if self.shift is None else self.shift[rows]
+        tokens = None if self.tokens is None else self.tokens.branch(length, copies, rows)
         # One more than `length`: the start token was read, too.
-        return TransformerState(length, [cache.branch(length + 1, copies, rows) for cache in self.layers], shift, copies)
+        layers = [cache.branch(length + 1, copies, rows) for cache in self.layers]
+        return TransformerState(length, layers, shift, copies, tokens=tokens)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -215,7 +218,11 @@ class CausalTransformer(nn.Module):
         self.num_patches = 1
         for size in grid:
             self.num_patches *= size
-        self.tokens = PatchTokens(settings.token, sites_per_patch, self.width, local_dim)
+        self.tokens: Tokens
+        if settings.embedding is None:
+            self.tokens = PatchTokens(settings.token, sites_per_patch, self.width, local_dim)
+        else:
+            self.tokens = settings.embedding.build_tokens(sites_per_patch, self.width, local_dim)  # type: ignore[attr-defined]
         self.positions = Positions(settings.positions, grid, self.width)
         self.layers = nn.ModuleList(
             TransformerLayer(self.width, self.heads, self.feedforward, settings.dropout, settings.norm_first)
@@ -229,23 +236,21 @@ class CausalTransformer(nn.Module):
     def prefill(self, values: Tensor, context: Tensor | None = None) -> tuple[Tensor, TransformerState]:
         """Read the start token and patches (B, t, p): hidden vectors (B, t+1, H) and the state."""
         state = TransformerState(-1, [LayerCache() for _ in self.layers], self._shift(context))
-        start = self.tokens.start(len(values))
-        tokens = torch.cat([start, self.tokens(values)], dim=1) if values.shape[1] else start
-        return self._advance(state, tokens)
+        return self._advance(state, *self.tokens.begin(values))
 
     def extend(self, state: TransformerState, values: Tensor) -> tuple[Tensor, TransformerState]:
         """Read w more patches (B*copies, w, p): hidden vectors (B*copies, w, H) and the new state."""
-        return self._advance(state, self.tokens(values))
+        return self._advance(state, *self.tokens.read(state.tokens, values))
 
     def replace(self, state: TransformerState, values: Tensor, start: int, offsets: Window) -> Tensor:
         """Hidden vectors (B, m, w, H) of the w positions `start` + offset when patch `start` is replaced by patches (B, m, p).
 
-        The state is that of a prefill with all other patches, made without gradients. One layer computes the wanted
-        positions only, several need all up to the last.
+        The state is that of a prefill with all other patches, made without gradients, and tokens are context-free. One layer
+        computes the wanted positions only, several need all up to the last.
         """
         batch, m, sites = values.shape
         position = start + 1  # the start token was read, too
-        x = self.positions(self.tokens(values.view(batch * m, 1, sites)), position)
+        x = self.positions(self.tokens.read(state.tokens, values.view(batch * m, 1, sites))[0], position)
         if state.shift is not None:
             x = x + state.shift[:, position : position + 1].repeat_interleave(m, dim=0)
         wanted = offsets if len(self.layers) == 1 else tuple(range(1, offsets[-1] + 1))
@@ -275,7 +280,7 @@ class CausalTransformer(nn.Module):
         """
         batch, s, m, sites = values.shape
         position = start + 1
-        x = self.positions(self.tokens(values.transpose(1, 2).reshape(batch * m, s, sites)), position)
+        x = self.positions(self.tokens.read(state.tokens, values.transpose(1, 2).reshape(batch * m, s, sites))[0], position)
         if state.shift is not None:
             x = x + state.shift[:, position : position + s].repeat_interleave(m, dim=0)
         own = offsets[0] == 1
@@ -302,7 +307,7 @@ class CausalTransformer(nn.Module):
         Positions up to the replaced patch are undefined. One layer only.
         """
         positions = starts + 1
-        x = self.positions.at(self.tokens(values[:, None]), positions)
+        x = self.positions.at(self.tokens.read(state.tokens, values[:, None])[0], positions)
         if state.shift is not None:
             x = x + state.shift[rows, positions][:, None]
         first: Any = self.layers[0]
@@ -315,7 +320,9 @@ class CausalTransformer(nn.Module):
         inputs[torch.arange(len(rows), device=rows.device), starts - begin] = x.squeeze(1)
         return self.norm(first.rest(inputs, mixed))
 
-    def _advance(self, state: TransformerState, tokens: Tensor) -> tuple[Tensor, TransformerState]:
+    def _advance(
+        self, state: TransformerState, tokens: Tensor, token_state: TokenState | None
+    ) -> tuple[Tensor, TransformerState]:
         first = state.length + 1
         end = first + tokens.shape[1]
         x = self.positions(tokens, first)
@@ -325,7 +332,7 @@ class CausalTransformer(nn.Module):
         for layer, cache in zip(self.layers, state.layers, strict=True):
             # A branch usually runs to the end of the sequence at once: no room to grow.
             x = layer(x, cache, capacity=0 if cache.prefix is not None else self.num_patches)
-        return self.norm(x), TransformerState(end - 1, state.layers, state.shift, state.copies, inputs)
+        return self.norm(x), TransformerState(end - 1, state.layers, state.shift, state.copies, inputs, tokens=token_state)
 
     def _shift(self, context: Tensor | None) -> Tensor | None:
         if context is None:
@@ -345,4 +352,5 @@ class CausalTransformer(nn.Module):
 
     def memory(self) -> TransformerMemory:
         """What a row takes."""
-        return TransformerMemory(self.width, self.heads, self.feedforward, len(self.layers), self.num_patches)
+        layers = len(self.layers)
+        return TransformerMemory(self.width, self.heads, self.feedforward, layers, self.num_patches, self.tokens.memory)

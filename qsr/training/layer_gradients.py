@@ -37,13 +37,13 @@ def layer_gradients(
         outputs: what came out, (B, ...) each.
         arrived: gradients of the outputs; None for an output that nothing depends on.
         rows: number of samples R.
-        names: its own parameters that are trained.
+        names: its own parameters that are trained, `part.name` for one of a part of it.
 
     Raises:
         ConfigError: for a module that has no rule and cannot be differentiated row by row.
     """
     kind = type(module)  # exactly: a subclass may have another forward
-    dtype = next(module.parameters(recurse=False)).dtype
+    dtype = next(module.parameters()).dtype  # its own come first
     # Under autocast what went in and came out is rounded; the products of this module are not.
     args, outputs, arrived = (tuple(_in_format(value, dtype) for value in values) for values in (args, outputs, arrived))
     gradient = arrived[0]
@@ -151,7 +151,7 @@ def _any_module(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], gradient: Tensor, rows: int, names: Collection[str]
 ) -> Gradients:
     """Reverse-mode differentiation of the module, vectorised over samples; what is not (B, ...) is shared by all."""
-    parameters = {name: getattr(module, name) for name in names}
+    parameters = {name: module.get_parameter(name) for name in names}
     values = [*args, *kwargs.values()]
     batch = len(gradient)
     split = [index for index, value in enumerate(values) if isinstance(value, Tensor) and value.shape[:1] == (batch,)]
@@ -163,8 +163,9 @@ def _any_module(
         again = dict(zip(kwargs, given[len(args) :], strict=True))
 
         def forward(replaced: Gradients) -> Tensor:
-            result: Tensor = torch.func.functional_call(module, replaced, tuple(given[: len(args)]), again)
-            return result
+            result = torch.func.functional_call(module, replaced, tuple(given[: len(args)]), again)
+            only: Tensor = result[0] if isinstance(result, tuple) else result  # beside what is not a tensor
+            return only
 
         found: Gradients = torch.func.vjp(forward, parameters)[1](cotangent)[0]
         return found

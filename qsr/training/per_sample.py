@@ -45,7 +45,8 @@ class PerSampleGradients:
     order of `model.named_parameters()`. It is made in blocks of columns, so that it is never held whole unless it fits.
 
     Every parameter must be used inside the forward pass of the module that owns it, on rows of which those of a sample
-    are adjacent. This is checked against ordinary gradients on the first rows that come.
+    are adjacent. This is checked against ordinary gradients on the first rows that come. A module with an attribute
+    `differentiated_whole = True` owns all parameters inside it: its own forward pass is differentiated, not those of its parts.
 
     Args:
         model: a Sampler (`log_prob`, and `phase` where `has_phase`); its mode (dropout) is left as it is.
@@ -65,8 +66,13 @@ class PerSampleGradients:
         index = {id(parameter): position for position, parameter in enumerate(self.parameters)}
         # Which entry of `parameters` each module's own parameters are; the same one may be owned twice.
         self._owned: dict[nn.Module, dict[str, int]] = {}
+        inside: set[nn.Module] = set()
         for module in model.modules():
-            own = {name: index[id(value)] for name, value in module.named_parameters(recurse=False) if id(value) in index}
+            if module in inside:
+                continue
+            whole = getattr(module, "differentiated_whole", False)
+            inside.update(module.modules() if whole else ())
+            own = {name: index[id(value)] for name, value in module.named_parameters(recurse=whole) if id(value) in index}
             if own:
                 self._owned[module] = own
         self._itemsize = max((parameter.element_size() for parameter in self.parameters), default=4)

@@ -62,7 +62,14 @@ def test_the_sources_own_line() -> None:
         ("--ptf patch=big", "ptf.patch=big: must be a number of sites (patch=4) or a block (patch=2x2)"),
         ("--ptf L=36", "ptf.L=36: the lattice has 8*8 = 64 sites"),
         ("--ptf Nh=30 nhead=4", "ptf.nhead=4: must divide Nh=30"),
-        ("--ptf token=words", "ptf.token=words: must be 'embedding' or 'linear'"),
+        ("--ptf token=words", "ptf.token=words: must be 'embedding', 'linear' or 'qembed'"),
+        ("--ptf token=linear --qembed", "ptf.token=linear: the tokens are those of --qembed; leave it out"),
+        ("--ptf token=qembed", "ptf.token=qembed: write --qembed after it"),
+        ("--qembed K=4 --ptf", "--ptf: a model is already given; --qembed after --ptf makes its tokens"),
+        ("--ptf --qembed K=4 --qembed K=2", "--qembed: --ptf has its tokens already"),
+        ("--ptf --qembed strategy=born", "qembed_tokens.collapse_strategy=born: draws senses"),
+        ("--ptf --qembed Kay=4", "qembed_tokens.Kay: unknown setting; did you mean 'K'?"),
+        ("--rnn Nh=9 --qembed", "rnn.Nh=9: must be even for qembed_tokens.readout=concat"),
         ("--ptf patch=4x4", "ptf.patch=4x4: 16 sites need a table of 2^16 entries"),
         ("--ptf dropout=1", "ptf.dropout=1: must be smaller than 1.0"),
         ("--rnn rnntype=LSTM", "rnn.rnntype=LSTM: must be 'GRU' or 'ELMAN'"),
@@ -112,10 +119,22 @@ def test_a_model_after_lptf_is_its_subsampler_at_any_depth() -> None:
     assert settings.model.subsampler.subsampler.Nh == settings.model.subsampler.Nh
 
 
+def test_an_embedding_belongs_to_the_sampler_before_it() -> None:
+    inner = "--rnn patch=2x2 --qembed K=2 context_encoder=mean"
+    model = resolve(f"--lptf patch=4x4 --qembed strategy=soft factorization=ketxs {inner} --train L=64").model
+    assert (model.token, model.embedding.collapse_strategy, model.embedding.num_states) == ("qembed", "soft", 4)
+    assert (model.subsampler.embedding.context_encoder, model.subsampler.embedding.num_states) == ("mean", 2)
+    model = resolve(f"--lptf patch=4x4 {inner} --train L=64").model
+    assert (model.token, model.embedding, model.subsampler.embedding.num_states) == ("linear", None, 2)
+    named = {"type": "ptf", "embedding": {"type": "qembed", "K": 3}}
+    assert RunSettings.from_tree({"model": named}).model == qsr.PTF(embedding={"num_states": 3})
+
+
 @pytest.mark.parametrize(
     "line",
     [
         SOURCE_LINE,
+        "--lptf patch=4x4 --qembed factorization=ketxs order=4 --ptf --qembed strategy=argmax entanglement=ghz_state ghz_size=3",
         "--train K=4 Q=2 dir=<NONE> --lptf patch=4x4 --ptf patch=2 _2D=True --rydberg Lx=8 Ly=4 boundary=periodic delta=2",
         "--rnn patch=2 --tfim Lx=6 Ly=1 h=0.5 --optimizer name=AdamW --scheduler name=none --gradient_clipping max_norm=none",
         "--lptf patch=2x2 --lptf patch=2x1 --rnn patch=1 --heisenberg Lx=4 Ly=4",
@@ -131,6 +150,8 @@ def test_presets_lie_below_what_is_written() -> None:
     assert (settings.model.dim_feedforward, settings.model.norm_first, settings.model.nhead) == (2048, False, 4)
     assert (settings.model.subsampler.positions, settings.model.subsampler.Nh) == ("sinusoidal", 128)
     assert (settings.train.lr, settings.scheduler.name, settings.gradient_clipping.max_norm) == (0.01, "none", None)
+    embedded = resolve("--train L=16 --lptf patch=2x2 --qembed --ptf patch=1", preset="nnqsr").model
+    assert (embedded.token, embedded.subsampler.token, embedded.Nh) == ("qembed", "linear", 128)
     with pytest.raises(ConfigError, match="unknown preset; did you mean 'nnqsr'"):
         resolve("--ptf", preset="nnqs")
 

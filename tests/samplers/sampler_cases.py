@@ -7,6 +7,12 @@ from qsr.samplers import LPTF, PTF, RNN, AutoregressiveSampler
 
 SMALL = {"Nh": 8, "nhead": 2}
 ORIGINAL = {"token": "linear", "positions": "sinusoidal", "norm_first": False}
+# Quantum embeddings without context, and with all that the senses of a patch may depend on.
+ALONE = {"K": 3}
+SUPERPOSED = {"K": 3, "context_encoder": "mean", "entanglement": "bell_state", "temperature": 1.0}
+RECURRENT = {"K": 2, "strategy": "soft", "context_encoder": "rnn", "entanglement": "custom", "readout": "born"}
+CHAINED = {"K": 3, "strategy": "argmax", "entanglement": "ghz_state", "ghz_size": 2, "entanglement_strength": 1.0}
+FACTORED = {"K": 2, "factorization": "ketxs", "rank": 2, "context_encoder": "mean", "readout": "real"}
 
 CASES = {
     "rnn-gru-1": (RNN(Nh=8, patch=1), (2, 3)),
@@ -28,6 +34,17 @@ CASES = {
         (2, 6),
     ),
     "lptf-original": (LPTF(**SMALL, **ORIGINAL, patch="2x2", num_layers=2, subsampler=RNN(patch="1x2")), (4, 2)),
+    "rnn-quantum": (RNN(Nh=8, patch=1, embedding=ALONE), (2, 3)),
+    "rnn-quantum-superposed": (RNN(Nh=8, patch="2x1", rnntype="ELMAN", embedding=SUPERPOSED), (4, 2)),
+    "ptf-quantum": (PTF(**SMALL, patch="2x1", embedding=ALONE), (2, 5)),
+    "ptf-quantum-superposed": (PTF(**SMALL, patch=1, embedding=SUPERPOSED), (2, 3)),
+    "ptf-quantum-recurrent": (PTF(**SMALL, num_layers=2, patch="1x2", embedding=RECURRENT), (4, 2)),
+    "ptf-quantum-chained": (PTF(**SMALL, patch="2x1", embedding=CHAINED), (2, 4)),
+    "lptf-quantum-rnn": (LPTF(**SMALL, patch="2x2", embedding=FACTORED, subsampler=RNN(patch=1, embedding=SUPERPOSED)), (2, 6)),
+    "lptf-quantum-ptf": (
+        LPTF(**SMALL, patch="1x3", embedding=RECURRENT, subsampler=PTF(Nh=4, nhead=2, patch=1, embedding=CHAINED)),
+        (2, 3),
+    ),
 }
 
 

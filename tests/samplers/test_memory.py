@@ -22,7 +22,12 @@ WIDE = {
     "ptf-short": (PTF(Nh=32, nhead=4, num_layers=3, dim_feedforward=128), 8),
     "gru": (RNN(Nh=64, patch="2x2"), 12),
     "elman": (RNN(Nh=64, patch="2x2", rnntype="ELMAN"), 12),
+    "ptf-quantum": (PTF(Nh=32, nhead=4, embedding={"K": 4}), 12),
+    "ptf-quantum-mean": (PTF(Nh=32, nhead=4, embedding={"K": 4, "context_encoder": "mean", "entanglement": "custom"}), 12),
+    "gru-quantum": (RNN(Nh=64, patch="2x2", embedding={"K": 2}), 12),
+    "gru-quantum-rnn": (RNN(Nh=64, patch="2x2", embedding={"K": 4, "context_encoder": "rnn", "readout": "born"}), 12),
     "lptf-gru": (LPTF(Nh=64, nhead=4, patch="4x4", num_layers=2, subsampler=RNN(patch="2x2")), 16),
+    "lptf-quantum": (LPTF(patch="4x4", embedding={"K": 4, "factorization": "ketxs"}, subsampler=RNN(embedding={"K": 2})), 16),
     "lptf-ptf": (LPTF(Nh=64, nhead=4, patch="4x4", subsampler=PTF(patch="2x2", Nh=32, nhead=4)), 16),
 }
 

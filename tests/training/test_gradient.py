@@ -11,10 +11,20 @@ from qsr.lattice import Lattice
 from qsr.samplers import LPTF, PTF, RNN, Sampler
 from qsr.training import BatchKey, TrainHparams, VariationalEnergy
 
+CONTEXT = {"K": 2, "context_encoder": "mean"}
 MODELS = {
     "rnn": RNN(Nh=6, patch=1),
     "ptf": PTF(Nh=8, nhead=2, patch="2x1"),
     "lptf": LPTF(Nh=8, nhead=2, patch="2x1", subsampler=RNN(patch=1)),
+    "rnn-quantum": RNN(Nh=6, patch=1, embedding={"K": 2}),
+    "ptf-quantum": PTF(Nh=8, nhead=2, patch="2x1", embedding={**CONTEXT, "strategy": "soft"}),
+    "lptf-quantum": LPTF(
+        Nh=8,
+        nhead=2,
+        patch="2x1",
+        embedding={"K": 2, "factorization": "ketxs"},
+        subsampler=RNN(patch=1, embedding={**CONTEXT, "entanglement": "bell_state"}),
+    ),
 }
 SHAPES = [(2, 2), (2, 3)]
 

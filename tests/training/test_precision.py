@@ -17,6 +17,7 @@ from qsr.training.per_sample import PerSampleGradients
 from qsr.training.precision import computing_in
 
 KINDS = ["ptf-2x2-two-layers", "ptf-1", "ptf-4-original", "rnn-gru-2x2", "lptf-2x2-rnn-1", "lptf-2x3-ptf-1x3"]
+KINDS += ["ptf-quantum", "rnn-quantum-superposed", "lptf-quantum-ptf"]
 BF16 = 2.0**-8  # of a number near one
 
 
