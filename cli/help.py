@@ -26,7 +26,7 @@ def sections_overview() -> str:
         for section in sections():
             if section.role == role:
                 spelled = ", ".join(f"--{name}" for name in (section.name, *section.aliases))
-                lines.append(f"  {spelled:<24}{section.title}")
+                lines.append(f"  {spelled:<27}{section.title}")
         lines.append("")
     lines.append("Settings of a section: qsr train --help --ptf")
     lines.append("Presets (--preset NAME): nnqsr, the architecture and optimizer of the original NN-QSR; fast-4x4 to fast-32x32")

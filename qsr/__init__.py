@@ -19,6 +19,7 @@ from qsr.jobs import resume as resume
 from qsr.jobs import train as train
 from qsr.jobs import transfer as transfer
 from qsr.lattice import Lattice as Lattice
+from qsr.qembed.settings import PatchEmbedding as PatchEmbedding
 from qsr.runs import load_model as load_model
 from qsr.samplers import LPTF as LPTF
 from qsr.samplers import PTF as PTF

@@ -29,9 +29,9 @@ class TokenMemory:
     table: int = 0
 
     def gradients(self, length: int, per_sample: bool) -> int:
-        """Of a row with `length` tokens while it is differentiated; the gradients of a sample go through the layer once more."""
-        if per_sample:
-            return 3 * self.graph * min(length, self.table or length)
+        """Of a row with `length` tokens while it is differentiated."""
+        if per_sample:  # through the layer once more
+            return 3 * self.graph * min(length, self.table or length) // 2
         return 0 if self.table else self.graph * length
 
 

@@ -82,6 +82,7 @@ def test_help_of_the_training_section(spelled: str) -> None:
         ("rnn", "L Nh patch _2D rnntype"),
         ("ptf", "L Nh patch _2D dropout num_layers nhead repeat_pre dim_feedforward norm_first token positions"),
         ("lptf", "L Nh patch _2D dropout num_layers nhead subsampler"),
+        ("qembed", "num_states K collapse_strategy strategy context_encoder factorization"),
         ("rydberg", "Lx Ly V Omega delta boundary positions"),
         ("optimizer", "name"),
     ],

@@ -121,8 +121,8 @@ def test_a_model_after_lptf_is_its_subsampler_at_any_depth() -> None:
 
 def test_an_embedding_belongs_to_the_sampler_before_it() -> None:
     inner = "--rnn patch=2x2 --qembed K=2 context_encoder=mean"
-    model = resolve(f"--lptf patch=4x4 --qembed strategy=soft factorization=ketxs {inner} --train L=64").model
-    assert (model.token, model.embedding.collapse_strategy, model.embedding.num_states) == ("qembed", "soft", 4)
+    model = resolve(f"--lptf patch=4x4 --qembed strategy=none factorization=ketxs {inner} --train L=64").model
+    assert (model.token, model.embedding.collapse_strategy, model.embedding.num_states) == ("qembed", "none", 4)
     assert (model.subsampler.embedding.context_encoder, model.subsampler.embedding.num_states) == ("mean", 2)
     model = resolve(f"--lptf patch=4x4 {inner} --train L=64").model
     assert (model.token, model.embedding, model.subsampler.embedding.num_states) == ("linear", None, 2)

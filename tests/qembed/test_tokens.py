@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensor_memory import TensorMemory
 from torch import Tensor
 
 import qsr
@@ -102,7 +103,7 @@ def test_each_patch_has_a_vector_of_its_own(form: dict[str, Any]) -> None:
     assert torch.equal(vectors[0, 0], vectors[-1, 0]), "one start token"
     different = torch.cat([vectors[:, 1], vectors[:1, 0]])
     assert torch.pdist(different).min() > 0.1
-    by_id = tokens.embedding(torch.arange(9)[None], collapse=False).embeddings[0]
+    by_id = tokens.embedding(torch.arange(9)[None], collapse=True).embeddings[0]
     assert (different - by_id).abs().max() < 1e-13
 
 
@@ -138,11 +139,11 @@ def test_what_nothing_depends_on_is_not_trained() -> None:
         named = layer(**settings).named_parameters()
         return {name.rpartition(".")[2] for name, parameter in named if not parameter.requires_grad}
 
-    assert frozen() == frozen(strategy="soft", context_encoder="mean") == set()
-    assert frozen(strategy="soft") == {"phases"}
-    assert frozen(K=1) == {"phases", "amplitude_logits"}
-    assert frozen(entanglement="custom") == {"coupling_imag"}
-    for settings in ({"strategy": "soft"}, {"K": 1}, {"entanglement": "custom"}):
+    assert frozen(strategy="none") == frozen(strategy="soft", context_encoder="mean") == set()
+    assert frozen(strategy="soft") == frozen(strategy="argmax") == {"phases"}
+    assert frozen(strategy="none", K=1) == {"phases", "amplitude_logits"}
+    assert frozen(strategy="none", entanglement="custom") == {"coupling_imag"}
+    for settings in ({"strategy": "soft"}, {"strategy": "none", "K": 1}, {"strategy": "none", "entanglement": "custom"}):
         tokens = layer(**settings)
         before = tokens.begin(patches(3, 4, 2))[0]
         with torch.no_grad():
@@ -265,6 +266,21 @@ def test_gradients_of_each_sample(strategy: str, context: str) -> None:
         assert (row - expected).abs().max() < 1e-10 * expected.abs().max()
 
 
+@every_context
+@pytest.mark.parametrize("form", [{}, {"readout": "born"}, {"factorization": "ketxs"}], ids=str)
+def test_gradients_of_each_sample_take_what_is_counted(context: str, form: dict[str, Any]) -> None:
+    model = qsr.PTF(Nh=32, nhead=4, embedding={"K": 4, **CONTEXTS[context], **form}).build(Lattice(8, 8))
+    configs = patches(24, 64)
+    gradients = PerSampleGradients(model, 2**34)
+    everything = range(len(gradients.parameters))
+    with TensorMemory() as memory:
+        values, calls = gradients._record(model.log_prob, configs, everything)
+        found = gradients._gradients(values, calls, everything)
+    assert len(found) == len(everything)
+    counted = model.gradient_bytes(per_sample=True) + 4 * gradients.num_parameters
+    assert memory.peak / 24 < 1.1 * counted < 2 * memory.peak / 24
+
+
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +308,7 @@ def test_patches_and_widths_must_fit() -> None:
     assert qsr.LPTF(patch="6x3", embedding={"factorization": "ketxs"}, subsampler=qsr.RNN(patch=1)).token == "qembed"
     with pytest.raises(ConfigError, match=r"rnn\.Nh=7: must be even for qembed_tokens\.readout=concat"):
         qsr.RNN(Nh=7, embedding={})
-    assert qsr.RNN(Nh=7, embedding=PatchEmbedding(readout="real")).build(Lattice(2, 2)).tokens.embedding.embedding_dim == 7
+    assert qsr.RNN(Nh=7, embedding=qsr.PatchEmbedding(readout="real")).build(Lattice(2, 2)).tokens.embedding.embedding_dim == 7
     with pytest.raises(ConfigError, match=r"ptf\.embedding: RNN makes no tokens; write --qembed"):
         qsr.PTF(embedding=qsr.RNN())
 
@@ -300,8 +316,8 @@ def test_patches_and_widths_must_fit() -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 MODELS = {
-    "rnn": qsr.RNN(Nh=8, patch=1, embedding={"K": 2, "context_encoder": "mean"}),
-    "ptf": qsr.PTF(**SMALL, patch="2x1", embedding={"K": 2, "strategy": "soft"}),
+    "rnn": qsr.RNN(Nh=8, patch=1, embedding={"K": 2, "strategy": "none", "context_encoder": "mean"}),
+    "ptf": qsr.PTF(**SMALL, patch="2x1", embedding={"K": 2}),
     "lptf": qsr.LPTF(
         **SMALL,
         patch="2x1",

@@ -8,8 +8,8 @@ from qsr.samplers import LPTF, PTF, RNN, AutoregressiveSampler
 SMALL = {"Nh": 8, "nhead": 2}
 ORIGINAL = {"token": "linear", "positions": "sinusoidal", "norm_first": False}
 # Quantum embeddings without context, and with all that the senses of a patch may depend on.
-ALONE = {"K": 3}
-SUPERPOSED = {"K": 3, "context_encoder": "mean", "entanglement": "bell_state", "temperature": 1.0}
+ALONE = {"K": 3, "strategy": "none"}
+SUPERPOSED = {"K": 3, "strategy": "none", "context_encoder": "mean", "entanglement": "bell_state", "temperature": 1.0}
 RECURRENT = {"K": 2, "strategy": "soft", "context_encoder": "rnn", "entanglement": "custom", "readout": "born"}
 CHAINED = {"K": 3, "strategy": "argmax", "entanglement": "ghz_state", "ghz_size": 2, "entanglement_strength": 1.0}
 FACTORED = {"K": 2, "factorization": "ketxs", "rank": 2, "context_encoder": "mean", "readout": "real"}

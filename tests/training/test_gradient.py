@@ -16,14 +16,14 @@ MODELS = {
     "rnn": RNN(Nh=6, patch=1),
     "ptf": PTF(Nh=8, nhead=2, patch="2x1"),
     "lptf": LPTF(Nh=8, nhead=2, patch="2x1", subsampler=RNN(patch=1)),
-    "rnn-quantum": RNN(Nh=6, patch=1, embedding={"K": 2}),
-    "ptf-quantum": PTF(Nh=8, nhead=2, patch="2x1", embedding={**CONTEXT, "strategy": "soft"}),
+    "rnn-quantum": RNN(Nh=6, patch=1, embedding={"K": 2, "strategy": "none"}),
+    "ptf-quantum": PTF(Nh=8, nhead=2, patch="2x1", embedding=CONTEXT),
     "lptf-quantum": LPTF(
         Nh=8,
         nhead=2,
         patch="2x1",
-        embedding={"K": 2, "factorization": "ketxs"},
-        subsampler=RNN(patch=1, embedding={**CONTEXT, "entanglement": "bell_state"}),
+        embedding={"K": 2, "strategy": "none", "factorization": "ketxs"},
+        subsampler=RNN(patch=1, embedding={**CONTEXT, "strategy": "none", "entanglement": "bell_state"}),
     ),
 }
 SHAPES = [(2, 2), (2, 3)]

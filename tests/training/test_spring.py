@@ -119,7 +119,7 @@ MODELS = {
     "ptf": qsr.PTF(Nh=8, nhead=2, patch=1, dim_feedforward=8),
     "rnn": qsr.RNN(Nh=6, patch="1x3"),
     "lptf": qsr.LPTF(Nh=4, nhead=2, patch="2x1", subsampler=qsr.RNN(patch=1)),
-    "quantum": qsr.PTF(Nh=8, nhead=2, patch=1, dim_feedforward=8, embedding={"K": 2}),
+    "quantum": qsr.PTF(Nh=8, nhead=2, patch=1, dim_feedforward=8, embedding={"K": 2, "strategy": "none"}),
     "quantum-context": qsr.RNN(Nh=6, patch="1x3", embedding={"K": 2, "context_encoder": "mean", "entanglement": "bell_state"}),
 }
 
