@@ -97,6 +97,40 @@ class QuantumTrainer:
         self.stopped_epoch: int | None = None
         self.last_metrics: dict[str, float] = {}
 
+    @classmethod
+    def from_training_args(
+        cls,
+        args: Any,
+        model: nn.Module,
+        loss_fn: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        data_collator: Any = None,
+        quantum_training_config: Mapping[str, Any] | QuantumConfig | None = None,
+    ) -> tuple[QuantumTrainer, dict[str, Any]]:
+        """A trainer after `transformers.TrainingArguments`, and what to train it with: `trainer.train(**train_kwargs)`.
+
+        Epochs, batch sizes, AdamW and its rate with its warm-up and decay, clipping, accumulation, bf16, checkpointing of
+        gradients and the seed are those of `args`; `load_best_model_at_end` and save_strategy='best' write the best model to
+        `output_dir`/best_model.pth, from where `load_model` reads it. There is an evaluation after each epoch if there are data.
+
+        Args:
+            args: any object with such attributes; those that are absent have the defaults of transformers.
+            train_dataset, eval_dataset: map-style data sets of samples that make batches.
+            optimizer: instead of AdamW; scheduled all the same.
+            data_collator: makes a batch of samples; None: torch's, and `label` becomes `labels`.
+            quantum_training_config: its keys go before those that follow from `args`.
+
+        Raises:
+            ConfigError: for arguments that mean what it cannot do: max_steps, fractions of epochs, fp16, other schedulers.
+        """
+        from qsr.qembed.integrations import from_training_args
+
+        return from_training_args(
+            cls, args, model, loss_fn, train_dataset, eval_dataset, optimizer, data_collator, quantum_training_config
+        )
+
     @property
     def quantum_config(self) -> dict[str, Any]:
         """The configuration as a mapping."""
