@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "ray": "ray-tune"}
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -75,7 +75,7 @@ def test_every_requirement_has_a_bound_and_a_pin() -> None:
 def test_the_pins_cover_what_the_requirements_bring_in() -> None:
     """Follows the installed distributions from `.[dev]` down, for the Python and the system that run this test."""
     pinned = pins()
-    waiting = [(name, "") for name in requirements()]  # and an extra of it
+    waiting = [(name, extra) for name, wanted in requirements().items() for extra in ("", *wanted.extras)]
     seen: set[str] = set()
     followed: set[tuple[str, str]] = set()
     missing = set()

@@ -14,6 +14,7 @@ from qsr.hparams.presets import PRESETS as PRESETS
 from qsr.hparams.registry import Section as Section
 from qsr.hparams.registry import find_section as find_section
 from qsr.hparams.registry import hparams_class as hparams_class
+from qsr.hparams.registry import register_optimizer as register_optimizer
 from qsr.hparams.registry import register_section as register_section
 from qsr.hparams.registry import sections as sections
 from qsr.hparams.run import SCHEMA_VERSION as SCHEMA_VERSION

@@ -97,6 +97,27 @@ def class_for(name: str, values: Mapping[str, Any]) -> type[Hparams]:
     return schema
 
 
+_OPTIMIZERS: dict[str, str] = {}
+
+
+def register_optimizer(name: str, target: str) -> None:
+    """Let settings of models on data name an optimizer of a higher layer.
+
+    Args:
+        target: "module:Class", a subclass of `torch.optim.Optimizer` that takes parameters or groups of them first.
+
+    Raises:
+        ValueError: if the name is taken by another target.
+    """
+    if _OPTIMIZERS.setdefault(name, target) != target:
+        raise ValueError(f"optimizer '{name}' is already {_OPTIMIZERS[name]}")
+
+
+def registered_optimizers() -> dict[str, str]:
+    """Names of optimizers that are not torch's, with their targets."""
+    return dict(_OPTIMIZERS)
+
+
 def resolve(target: str) -> Any:
     """The object behind a registered "module:Name" string. Never called with text from a file."""
     module, _, attribute = target.partition(":")
@@ -146,3 +167,6 @@ for _section in (
     Section("objective", "qsr.training.settings:ObjectiveHparams", "internal", "what is minimised"),
 ):
     register_section(_section)
+
+for _name in ("QuantumOptimizer", "EntanglementOptimizer", "UncertaintyOptimizer"):
+    register_optimizer(_name, f"qsr.qembed.optimizers:{_name}")

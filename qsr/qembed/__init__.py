@@ -7,6 +7,9 @@ from qsr.qembed.data import SequencesHparams as SequencesHparams
 from qsr.qembed.embeddings import QuantumEmbeddings as QuantumEmbeddings
 from qsr.qembed.entanglement import Bonds as Bonds
 from qsr.qembed.entanglement import EntanglementCorrelation as EntanglementCorrelation
+from qsr.qembed.integrations import as_hf_loss as as_hf_loss
+from qsr.qembed.integrations import make_lightning_module as make_lightning_module
+from qsr.qembed.integrations import ray_metrics as ray_metrics
 from qsr.qembed.losses import EntanglementLoss as EntanglementLoss
 from qsr.qembed.losses import QuantumLoss as QuantumLoss
 from qsr.qembed.losses import SuperpositionLoss as SuperpositionLoss

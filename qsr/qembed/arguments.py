@@ -78,6 +78,28 @@ def checked_size(name: str, value: int | None, config: Any, attribute: str) -> i
     return int(found)
 
 
+def check_count(name: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number of at least `least`.
+
+    Raises:
+        ConfigError: names it.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name}={value!r}: must be a whole number of at least {least}")
+
+
+def check_made(name: str, value: Any, kind: Any, wanted: str) -> None:
+    """Refuse what is no `kind`, and a class where one of its objects is wanted.
+
+    Raises:
+        TypeError: names both.
+    """
+    if isinstance(value, type):
+        raise TypeError(f"{name}: must be {wanted}, found the class {value.__name__} itself")
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: must be {wanted}, found {type(value).__name__}")
+
+
 def is_exactly(chance: float | Tensor, value: float) -> bool:
     """Whether it is a float of this value; of tensors nothing is known without a look at the device."""
     return isinstance(chance, float) and chance == value

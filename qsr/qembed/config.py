@@ -13,6 +13,7 @@ from qsr.qembed.schedules import register_schedule
 from qsr.qembed.settings import QuantumHparams
 
 PRECISIONS = {False: "float32", "no": "float32", True: "bf16", "bf16": "bf16"}
+NO_FLOAT16 = "gradients of float16 need scaling; bf16 has float32's range"
 _CLIPPING = ("max_quantum_grad_norm", "separate_clipping")  # mean nothing without quantum_gradient_clipping
 
 
@@ -49,8 +50,10 @@ class QuantumConfig(QuantumHparams):
             strict: refuse unknown keys, or warn of them and leave them out.
 
         Raises:
-            ConfigError: for an unknown key, a wrong type or a value out of bounds.
+            ConfigError: for what is no mapping, an unknown key, a wrong type or a value out of bounds.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.section}: must be a mapping of settings, found {type(values).__name__}")
         known = dict(values)
         if not strict:
             for name in [name for name in known if name not in cls.model_fields]:
@@ -60,9 +63,7 @@ class QuantumConfig(QuantumHparams):
             known["superposition_schedule"] = _registered(known["superposition_schedule"])
         found = cls(**known)
         if found.mixed_precision == "fp16":
-            raise ConfigError(
-                f"{cls.section}.mixed_precision=fp16: gradients of float16 need scaling; bf16 has float32's range, write True"
-            )
+            raise ConfigError(f"{cls.section}.mixed_precision=fp16: {NO_FLOAT16}, write True")
         given = [name for name in _CLIPPING if found[name] != cls.model_fields[name].default]
         idle = [] if found.quantum_gradient_clipping else given
         if idle:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qsr.training.protocols import Callback, Metrics
-from qsr.training.stopping import watched
+from qsr.training.settings import EarlyStoppingHparams
+from qsr.training.stopping import EarlyStopping, watched
 from qsr.training.trainer import Trainer
 
 # Names of the history, and what the Trainer calls the same.
@@ -38,6 +39,11 @@ EpochCallback = Callable[[int, dict[str, float]], Any]
 def of_phase(metrics: Mapping[str, float], phase: str) -> dict[str, float]:
     """Metrics of one phase by their short names."""
     return {name.removeprefix(f"{phase}/"): value for name, value in metrics.items() if name.startswith(f"{phase}/")}
+
+
+def visible(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without the sums that are only there to be divided."""
+    return {name: value for name, value in metrics.items() if not name.startswith("_")}
 
 
 class EpochRows(Callback):
@@ -84,7 +90,7 @@ class BestModel(Callback):
         value, epoch: of the best one, from 0 on; None before the first.
     """
 
-    def __init__(self, monitor: str, min_delta: float, save: Callable[[], None] | None) -> None:
+    def __init__(self, monitor: str, min_delta: float, save: Callable[[Trainer], None] | None) -> None:
         self.monitor, self.min_delta, self.save = monitor, min_delta, save
         self.value: float | None = None
         self.epoch: int | None = None
@@ -97,10 +103,43 @@ class BestModel(Callback):
         if self.value is None or sign * (self.value - value) > self.min_delta:
             self.value, self.epoch = value, trainer.epoch - 1
             if self.save is not None:
-                self.save()
+                self.save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"value": self.value, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.value, self.epoch = state["value"], state["epoch"]
+
+
+class LastEpoch(Callback):
+    """Keeps the metrics of an epoch by the short names of `train_epoch`."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self._norms: dict[str, float] = {}
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self._norms = {"grad_norm": metrics["gradient_norm"], "quantum_grad_norm": metrics["quantum_gradient_norm"]}
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.metrics = {"replay_loss": 0.0, **visible(of_phase(metrics, "training")), **self._norms}
+
+
+class StepCount(Callback):
+    """Keeps `owner.global_step`, also for files that are written on the way."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner, self.before = owner, 0
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.before = self.owner.global_step - trainer.step
+
+    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        self.owner.global_step = self.before + trainer.step
+
+
+def stopping(monitor: str, patience: int, min_delta: float) -> EarlyStopping:
+    """Ends a fit after so many epochs in a row without a better one."""
+    mode: Any = "max" if monitor.endswith("/accuracy") else "min"
+    return EarlyStopping(EarlyStoppingHparams(monitor=monitor, patience=patience, min_delta=min_delta, mode=mode))

@@ -116,6 +116,8 @@ class _Regularised(nn.Module):
         super().__init__()
         if base_loss is None:
             base_loss = "cross_entropy"
+        if isinstance(base_loss, type):
+            raise ConfigError(f"base_loss: must be a loss, found the class {base_loss.__name__} itself")
         if not callable(base_loss):
             check_name("base_loss", base_loss, tuple(BASE_LOSSES))
             base_loss = BASE_LOSSES[base_loss]()

@@ -24,7 +24,7 @@ _POSITION_SCALE = 0.02
 
 @dataclass(frozen=True, eq=False)
 class QEmbedModelOutput(Mapping[str, Any]):
-    """What a network returns, by attribute or by name; also a mapping of `NAMES`.
+    """What a network returns, by attribute or by name; also a mapping of `NAMES`, and by position (loss, logits).
 
     Attributes:
         logits: (B, C), (B, L, V) or (B, N), as the network says.
@@ -80,7 +80,9 @@ class QEmbedModelOutput(Mapping[str, Any]):
         """(B, L) int64 sense that was found, -1 where none was."""
         return None if self.embedding is None else self.embedding.outcome
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str | int | slice) -> Any:
+        if isinstance(name, (int, slice)):  # as transformers.Trainer reads outputs that are no dict
+            return (self.loss, self.logits)[name]
         if name not in self.NAMES:
             raise KeyError(name)
         return getattr(self, name)

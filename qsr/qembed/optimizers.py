@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -33,10 +34,10 @@ def role_groups(params: Params, **rates: float | None) -> list[dict[str, Any]]:
         **rates: `quantum_learning_rate`, `entanglement_lr`; None: the rate of the classical parameters. A dict may have its own.
 
     Raises:
-        ConfigError: for a tensor, no parameters at all, and a rate that is no number of at least 0.
+        ConfigError: for what is no iterable of parameters, no parameters at all, and a rate that is no number of at least 0.
     """
-    if isinstance(params, Tensor):
-        raise ConfigError("params: must be a module or an iterable of parameters, found a tensor")
+    if isinstance(params, Tensor) or not isinstance(params, (nn.Module, Iterable)):
+        raise ConfigError(f"params: must be a module or an iterable of parameters, found {type(params).__name__}")
     listed: list[Any] = list(params.parameters() if isinstance(params, nn.Module) else params)
     dicts = listed if listed and isinstance(listed[0], dict) else [{"params": listed}]
     if not all(isinstance(options, dict) and "params" in options for options in dicts):
@@ -72,9 +73,18 @@ def _divided(options: Mapping[str, Any], rates: Mapping[str, float | None]) -> l
 
 
 def _checked_rate(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{name}={value}: must be a finite number of at least 0")
+    if not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{name}={value!r}: must be a finite number of at least 0")
     return float(value)
+
+
+def warn_of_left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A warning that names parameters of the model that the optimizer does not train."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    left_out = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in known]
+    if left_out:
+        rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        warnings.warn(f"optimizer: does not train {', '.join(left_out[:3])}{rest}", stacklevel=3)
 
 
 class QuantumOptimizer(torch.optim.AdamW):
@@ -178,15 +188,24 @@ class UncertaintyOptimizer(torch.optim.AdamW):
         self.rate_factor = factor if self.mode == "damp" else 1 / factor
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step of AdamW at `rate_factor` times the rates."""
+        """One step of AdamW at `rate_factor` times the rates.
+
+        Args:
+            closure: computes gradients and returns the loss; it may set the uncertainty of this step.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         rates = [group["lr"] for group in self.param_groups]
         for group in self.param_groups:
             group["lr"] = group["lr"] * self.rate_factor
         try:
-            return _unhooked(torch.optim.AdamW.step)(self, closure)
+            _unhooked(torch.optim.AdamW.step)(self)
         finally:
             for group, rate in zip(self.param_groups, rates, strict=True):
                 group["lr"] = rate
+        return loss
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("uncertainty_threshold", "min_factor", "mode", "rate_factor")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
+from qsr.qembed.arguments import check_count, check_made
 from qsr.qembed.config import QuantumConfig
 from qsr.qembed.distribution import Processes, SharedSupervised
-from qsr.qembed.history import COLUMNS, BestModel, EpochCallback, EpochRows, of_phase
+from qsr.qembed.history import COLUMNS, BestModel, EpochCallback, EpochRows, LastEpoch, StepCount, of_phase, stopping, visible
 from qsr.qembed.learning import QuantumModel
+from qsr.qembed.optimizers import warn_of_left_out
 from qsr.qembed.predictions import predict
 from qsr.qembed.trainer_file import load_weights, read_trainer_file, write_trainer_file
 from qsr.qembed.update import QuantumUpdate
 from qsr.training.callbacks import ProgressBar
 from qsr.training.device import find_device
 from qsr.training.fitting import stage_of
-from qsr.training.protocols import Callback, Metrics
-from qsr.training.settings import EarlyStoppingHparams
-from qsr.training.stopping import EarlyStopping
+from qsr.training.protocols import Callback
 from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
 from qsr.training.trainer import Trainer
 
@@ -59,7 +59,7 @@ class QuantumTrainer:
         last_metrics: of the last `training_step`.
 
     Raises:
-        TypeError: for a model that is no module.
+        TypeError: for a model that is no module, and other arguments of the wrong kind.
         ConfigError: for a configuration that cannot be used.
     """
 
@@ -73,15 +73,17 @@ class QuantumTrainer:
         lr_scheduler: Any = None,
         lr_scheduler_interval: str = "epoch",
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: must be a torch.nn.Module, found {type(model).__name__}")
+        check_made("model", model, nn.Module, "a torch.nn.Module")
+        check_made("optimizer", optimizer, torch.optim.Optimizer, "a torch optimizer")
+        check_made("loss_fn", loss_fn, (Callable, type(None)), "a function, a module or None")
+        check_made("lr_scheduler", lr_scheduler, object, "a scheduler of this optimizer")
         if lr_scheduler_interval not in ("epoch", "step"):
             raise ConfigError(f"lr_scheduler_interval={lr_scheduler_interval!r}: must be 'epoch' or 'step'")
         given = quantum_training_config
-        self.config = given if isinstance(given, QuantumConfig) else QuantumConfig.from_dict(given or {})
+        self.config = given if isinstance(given, QuantumConfig) else QuantumConfig.from_dict({} if given is None else given)
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
-        _check_complete(model, optimizer)
+        warn_of_left_out(model, optimizer)
         self.device = _placed(model, device)
         self.learner = QuantumModel({"quantum": self.config.quantum().model_dump()}, model, loss_fn)
         self.learner.optimizer, self.learner.lr_scheduler = optimizer, lr_scheduler
@@ -94,6 +96,40 @@ class QuantumTrainer:
         self.best_epoch: int | None = None
         self.stopped_epoch: int | None = None
         self.last_metrics: dict[str, float] = {}
+
+    @classmethod
+    def from_training_args(
+        cls,
+        args: Any,
+        model: nn.Module,
+        loss_fn: Any,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        data_collator: Any = None,
+        quantum_training_config: Mapping[str, Any] | QuantumConfig | None = None,
+    ) -> tuple[QuantumTrainer, dict[str, Any]]:
+        """A trainer after `transformers.TrainingArguments`, and what to train it with: `trainer.train(**train_kwargs)`.
+
+        Epochs, batch sizes, AdamW and its rate with its warm-up and decay, clipping, accumulation, bf16, checkpointing of
+        gradients and the seed are those of `args`; `load_best_model_at_end` and save_strategy='best' write the best model to
+        `output_dir`/best_model.pth, from where `load_model` reads it. There is an evaluation after each epoch if there are data.
+
+        Args:
+            args: any object with such attributes; those that are absent have the defaults of transformers.
+            train_dataset, eval_dataset: map-style data sets of samples that make batches.
+            optimizer: instead of AdamW; scheduled all the same.
+            data_collator: makes a batch of samples; None: torch's, and `label` becomes `labels`.
+            quantum_training_config: its keys go before those that follow from `args`.
+
+        Raises:
+            ConfigError: for arguments that mean what it cannot do: max_steps, fractions of epochs, fp16, other schedulers.
+        """
+        from qsr.qembed.integrations import from_training_args
+
+        return from_training_args(
+            cls, args, model, loss_fn, train_dataset, eval_dataset, optimizer, data_collator, quantum_training_config
+        )
 
     @property
     def quantum_config(self) -> dict[str, Any]:
@@ -131,32 +167,36 @@ class QuantumTrainer:
             RunFailed: (a RuntimeError) if the loss stays non-finite.
             Interrupted: on SIGINT or SIGTERM, after a step.
         """
-        _check_count("num_epochs", num_epochs, 1)
-        _check_count("first_epoch", first_epoch, 0)
+        check_count("num_epochs", num_epochs, 1)
+        check_count("first_epoch", first_epoch, 0)
         if first_epoch >= num_epochs:
             raise ConfigError(f"first_epoch={first_epoch}: must be less than num_epochs={num_epochs}")
         monitor = self.config.monitor or ("training/loss" if val_dataloader is None else "validation/loss")
         if val_dataloader is None and monitor.startswith("validation/"):
             raise ConfigError(f"monitor={self.config.monitor}: there is no val_dataloader")
-        history: dict[str, list[float]] = {name: [] for name in COLUMNS}
-        best = BestModel(monitor, self.config.min_delta, (lambda: self.save_model(model_save_path)) if save_best_model else None)
-        callbacks: list[Callback] = [EpochRows(history, epoch_callback), best]
+
+        def save(fit: Trainer) -> None:
+            self.current_epoch, self.best_metric, self.best_epoch = fit.epoch, best.value, best.epoch
+            self.save_model(model_save_path)
+
+        begun = len(self.training_history["train_loss"])
+        best = BestModel(monitor, self.config.min_delta, save if save_best_model else None)
+        callbacks: list[Callback] = [EpochRows(self.training_history, epoch_callback), best]
         if early_stopping_patience is not None:
-            _check_count("early_stopping_patience", early_stopping_patience, 1)
-            callbacks.append(_stopping(monitor, early_stopping_patience, self.config.min_delta))
+            check_count("early_stopping_patience", early_stopping_patience, 1)
+            callbacks.append(stopping(monitor, early_stopping_patience, self.config.min_delta))
         if save_best_model and val_dataloader is None and self.config.superposition_schedule != "constant":
             warnings.warn("save_best_model: training losses of different collapse probabilities are compared", stacklevel=2)
         self.task_id += 1
+        self.stopped_epoch = None
         self.learner.begin_fit(num_epochs)
         try:
             self._fit(train_dataloader, val_dataloader, first_epoch, num_epochs, callbacks)
         finally:
             self.best_metric, self.best_epoch = best.value, best.epoch
-            self.current_epoch = first_epoch + len(history["train_loss"])
+            self.current_epoch = first_epoch + len(self.training_history["train_loss"]) - begun
             self.stopped_epoch = self.current_epoch - 1 if self.current_epoch < num_epochs else None
-            for name, values in history.items():
-                self.training_history.setdefault(name, []).extend(values)
-        return history
+        return {name: values[begun:] for name, values in self.training_history.items()}
 
     def train_epoch(self, dataloader: Any, epoch: int = 0, collapse_probability: float | None = None) -> dict[str, float]:
         """Train for one epoch, which the history does not hear of.
@@ -173,8 +213,8 @@ class QuantumTrainer:
         Raises:
             ConfigError, RunFailed, Interrupted: as `train`.
         """
-        _check_count("epoch", epoch, 0)
-        found = _LastEpoch()
+        check_count("epoch", epoch, 0)
+        found = LastEpoch()
         with self.learner.collapsing(collapse_probability):
             self._fit(dataloader, None, epoch, epoch + 1, [found])
         return found.metrics
@@ -186,15 +226,14 @@ class QuantumTrainer:
         stage = stage_of(settings, objective)
         update = QuantumUpdate(self.learner, settings, stage, self.processes)
         bar = [ProgressBar()] if self.config.progress else []
-        trainer = Trainer(self.learner, objective, update, [*callbacks, *bar], settings, None, stage)
+        trainer = Trainer(self.learner, objective, update, [StepCount(self), *callbacks, *bar], settings, None, stage)
         trainer.epoch, trainer.step = first, first * objective.steps_per_epoch
-        begun, training = trainer.step, self.model.training
+        training = self.model.training
         try:
             trainer.fit()
         finally:
             self.learner.train(training)
             self.learner.release_couplings()
-            self.global_step += trainer.step - begun
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The loss of a batch with its graph, for whoever steps the optimizer; `last_metrics` holds what it is made of.
@@ -203,7 +242,7 @@ class QuantumTrainer:
         """
         self.learner.training = self.model.training  # whoever trains switches the model
         loss = self.learner.training_step(moved(batch, self.model), batch_idx)
-        self.last_metrics = _visible(of_phase(numbers(self.learner.logged), "training"))
+        self.last_metrics = visible(of_phase(numbers(self.learner.logged), "training"))
         return loss
 
     def set_epoch(self, epoch: int, num_epochs: int | None = None) -> None:
@@ -346,43 +385,6 @@ class QuantumTrainer:
         self.training_history = {name: list(values) for name, values in state["history"].items()}
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
-
-
-class _LastEpoch(Callback):
-    """Keeps the metrics of an epoch by the short names of `train_epoch`."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
-        self._norms: dict[str, float] = {}
-
-    def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        self._norms = {"grad_norm": metrics["gradient_norm"], "quantum_grad_norm": metrics["quantum_gradient_norm"]}
-
-    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        self.metrics = {"replay_loss": 0.0, **_visible(of_phase(metrics, "training")), **self._norms}
-
-
-def _visible(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without the sums that are only there to be divided."""
-    return {name: value for name, value in metrics.items() if not name.startswith("_")}
-
-
-def _stopping(monitor: str, patience: int, min_delta: float) -> EarlyStopping:
-    mode: Any = "max" if monitor.endswith("/accuracy") else "min"
-    return EarlyStopping(EarlyStoppingHparams(monitor=monitor, patience=patience, min_delta=min_delta, mode=mode))
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{name}={value!r}: must be a whole number of at least {least}")
-
-
-def _check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    left_out = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in known]
-    if left_out:
-        rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        warnings.warn(f"optimizer: does not train {', '.join(left_out[:3])}{rest}", stacklevel=3)
 
 
 def _placed(model: nn.Module, wish: torch.device | str | None) -> torch.device:

@@ -11,10 +11,29 @@ from qsr.hparams import RunSettings
 from qsr.qembed.distribution import ALONE, Processes
 from qsr.qembed.learning import QuantumModel
 from qsr.qembed.optimizers import UncertaintyOptimizer
+from qsr.qembed.settings import QuantumHparams
 from qsr.training.protocols import Metrics, Objective
 from qsr.training.rate import ScheduledStep
 from qsr.training.schedule import Stage
 from qsr.training.update import TorchUpdate, clipped
+
+
+def clip_by_role(model: nn.Module, quantum: QuantumHparams, max_norm: float | None, kind: float = 2.0) -> Metrics:
+    """Bound the norm of the gradient of quantum parameters, or of all, as the settings say; the norms that there were.
+
+    Args:
+        max_norm: of the other parameters if quantum ones are clipped separately; of all without `quantum_gradient_clipping`.
+        kind: of the norm.
+    """
+    of_role = [parameter for parameter in model.parameters() if hasattr(parameter, "_qrole")]
+    separate = quantum.quantum_gradient_clipping and quantum.separate_clipping
+    of_quantum = clipped(of_role, quantum.max_quantum_grad_norm if separate else None, kind)
+    if not separate:
+        bound = quantum.max_quantum_grad_norm if quantum.quantum_gradient_clipping else max_norm
+        return {"gradient_norm": clipped(model.parameters(), bound, kind), "quantum_gradient_norm": of_quantum}
+    of_others = clipped([parameter for parameter in model.parameters() if not hasattr(parameter, "_qrole")], max_norm, kind)
+    whole = (of_quantum**kind + of_others**kind) ** (1 / kind) if kind < float("inf") else max(of_quantum, of_others)
+    return {"gradient_norm": whole, "quantum_gradient_norm": of_quantum}
 
 
 class QuantumUpdate(TorchUpdate):
@@ -42,18 +61,7 @@ class QuantumUpdate(TorchUpdate):
         return found
 
     def clip(self, model: nn.Module) -> Metrics:
-        quantum = [parameter for parameter in model.parameters() if hasattr(parameter, "_qrole")]
-        bound, kind = self.quantum.max_quantum_grad_norm, self.clipping.norm_type
-        separate = self.quantum.quantum_gradient_clipping and self.quantum.separate_clipping
-        of_quantum = clipped(quantum, bound if separate else None, kind)
-        if not self.quantum.quantum_gradient_clipping:
-            return {**super().clip(model), "quantum_gradient_norm": of_quantum}
-        if not separate:
-            return {"gradient_norm": clipped(model.parameters(), bound, kind), "quantum_gradient_norm": of_quantum}
-        classical = [parameter for parameter in model.parameters() if not hasattr(parameter, "_qrole")]
-        of_others = clipped(classical, self.clipping.max_norm, kind)
-        whole = (of_quantum**kind + of_others**kind) ** (1 / kind) if kind < float("inf") else max(of_quantum, of_others)
-        return {"gradient_norm": whole, "quantum_gradient_norm": of_quantum}
+        return clip_by_role(model, self.quantum, self.clipping.max_norm, self.clipping.norm_type)
 
     def step(self, closure: Callable[[], float] | None = None) -> float:
         if isinstance(self.optimizer, UncertaintyOptimizer):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from qsr.hparams import ConfigError
 from qsr.training.model import Model
+from qsr.training.protocols import Metrics
+from qsr.training.supervised import batch_size, mean_metrics, numbers
 
 
 def as_lightning(model: Model[Any]) -> Any:
@@ -18,31 +21,51 @@ def as_lightning(model: Model[Any]) -> Any:
     Raises:
         ConfigError: if Lightning is not installed.
     """
+    return adapter_class("as_lightning")(model)
+
+
+def adapter_class(asked_by: str) -> Any:
+    """The class of what `as_lightning` returns; made when asked for, because its base may not be installed.
+
+    Raises:
+        ConfigError: if it is not.
+    """
     try:
         from lightning import LightningModule
     except ImportError:
-        raise ConfigError("as_lightning: the package lightning is not installed; pip install 'qsr[lightning]'") from None
+        raise ConfigError(f"{asked_by}: the package lightning is not installed; pip install 'qsr[lightning]'") from None
 
     class Adapter(LightningModule):  # type: ignore[misc, unused-ignore]
-        def __init__(self) -> None:
+        def __init__(self, model: Model[Any]) -> None:
             super().__init__()
             self.model = model
+            self.found: list[tuple[int, Metrics]] = []  # in this evaluation: the sizes of batches, and their metrics
 
         def forward(self, *inputs: Any) -> Any:
             return self.model(*inputs)
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
+            steps = self.trainer.num_training_batches
+            self.model.begin_step(self.current_epoch, batch_idx, steps if isinstance(steps, int) else sys.maxsize)
             loss = self.model.training_step(batch, batch_idx)
-            self._log()
+            # What begins with an underscore is for `Model.finish_metrics`, which single steps do not need.
+            self.log_dict({name: value for name, value in self.model.logged.items() if "/_" not in name}, prog_bar=True)
             return loss
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.model.validation_step(batch, batch_idx)
-            self._log()
+            self.found.append((batch_size(batch), numbers(self.model.logged)))
 
         def test_step(self, batch: Any, batch_idx: int) -> None:
             self.model.test_step(batch, batch_idx)
-            self._log()
+            self.found.append((batch_size(batch), numbers(self.model.logged)))
+
+        def on_validation_epoch_end(self) -> None:
+            found, self.found = self.found, []
+            self.log_dict(self.model.finish_metrics(mean_metrics(found)), prog_bar=True)
+
+        def on_test_epoch_end(self) -> None:
+            self.on_validation_epoch_end()
 
         def configure_optimizers(self) -> Any:
             made = self.model.configure_optimizers()
@@ -52,7 +75,4 @@ def as_lightning(model: Model[Any]) -> Any:
             scheduler = {"scheduler": made["lr_scheduler"], "monitor": settings.monitor}
             return {**made, "lr_scheduler": {**scheduler, "interval": settings.settled(samplers=False).interval}}
 
-        def _log(self) -> None:
-            self.log_dict(dict(self.model.logged), prog_bar=True)
-
-    return Adapter()
+    return Adapter

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams, nearest
+from qsr.hparams.registry import registered_optimizers, resolve
 from qsr.hparams.types import MetricName
 
 FIRST_ORDER_RATE = 5e-3
@@ -41,7 +42,14 @@ class NamedHparams(Hparams):
     @property
     def module_name(self) -> str | None:
         """The class in full; None where there is none."""
-        return None if self.target(self.name) is None else f"{self.module}.{self.name}"
+        if self.target(self.name) is None:
+            return None
+        return self.full_names().get(self.name, f"{self.module}.{self.name}")
+
+    @classmethod
+    def full_names(cls) -> dict[str, str]:
+        """Names of classes that are not in `module`, with where they are: package.module.Class."""
+        return {}
 
     @model_validator(mode="before")
     @classmethod
@@ -87,7 +95,8 @@ class NamedHparams(Hparams):
         Raises:
             ConfigError: for a name that there is not.
         """
-        short = str(name).removeprefix(f"{cls.module}.").lower()
+        elsewhere = {full: short for short, full in cls.full_names().items()}
+        short = elsewhere.get(str(name), str(name).removeprefix(f"{cls.module}.")).lower()
         reason = {refused.lower(): why for refused, why in cls.refused.items()}.get(short)
         if reason is not None:
             raise ConfigError(f"{cls.section}.name={name}: {reason}")
@@ -185,6 +194,9 @@ class GroupHparams(Hparams):
 class OptimizerHparams(NamedHparams):
     """Any optimizer of torch.optim, or a natural gradient: minsr (arXiv 2302.01941) or spring (arXiv 2401.10190).
 
+    For models on data also QuantumOptimizer, EntanglementOptimizer and UncertaintyOptimizer: AdamW with rates of their own for
+    the parameters of quantum embeddings (quantum_learning_rate, entanglement_lr), or rates that fall with the uncertainty.
+
     spring: momentum=0.9 shift=1e-2 final_shift=None cap=0.3; minsr: the same without momentum. The shift regularises the
     equations and goes to final_shift by the end of the run; cap bounds a step (root mean square change of log psi).
     """
@@ -219,13 +231,18 @@ class OptimizerHparams(NamedHparams):
         import torch
 
         found = [name for name, value in vars(torch.optim).items() if inspect.isclass(value) and name not in cls.refused]
-        return [*found, *cls.natural]
+        return [*found, *cls.natural, *registered_optimizers()]
 
     @classmethod
     def target(cls, name: str) -> Any:
         import torch
 
-        return getattr(torch.optim, name)
+        elsewhere = registered_optimizers().get(name)
+        return getattr(torch.optim, name) if elsewhere is None else resolve(elsewhere)
+
+    @classmethod
+    def full_names(cls) -> dict[str, str]:
+        return {name: target.replace(":", ".") for name, target in registered_optimizers().items()}
 
     @classmethod
     def keyword_defaults(cls, name: str) -> dict[str, Any]:
@@ -256,6 +273,8 @@ class OptimizerHparams(NamedHparams):
                 f"{self.section}.name=LBFGS: evaluates the loss again on samples of weights that it has changed since, where it "
                 "means nothing; use spring"
             )
+        if self.name in registered_optimizers():
+            raise ConfigError(f"{self.section}.name={self.name}: is for models on data")
         if self.groups:
             raise ConfigError(f"{self.section}.groups: are for models on data")
 

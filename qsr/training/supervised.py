@@ -178,17 +178,13 @@ class Supervised:
 
     def evaluate(self, model: Model[Any], source: BatchSource, phase: str, batches: int | None = None) -> Metrics:
         """Means over all samples (of so many batches) of what `validation_step` or `test_step` logs; dropout off."""
-        sums: dict[str, float] = {}
-        total = 0
+        found = []
         step = getattr(model, f"{phase}_step")
         with evaluation_mode(model), self._network(model):
             for index, data in enumerate(islice(source.batches(0, 0), batches)):
                 step(moved(data, model), index)
-                size = batch_size(data)
-                total += size
-                for name, value in numbers(model.logged).items():
-                    sums[name] = sums.get(name, 0.0) + size * value
-        return model.finish_metrics({name: value / total for name, value in sums.items()} if total else {})
+                found.append((batch_size(data), numbers(model.logged)))
+        return model.finish_metrics(mean_metrics(found))
 
     def state_dict(self) -> dict[str, Any]:
         """What has been summed up in an epoch that is not at its end."""
@@ -206,6 +202,13 @@ class Supervised:
 def numbers(metrics: Mapping[str, Any]) -> Metrics:
     """Metrics as Python numbers."""
     return {name: float(value) for name, value in metrics.items()}
+
+
+def mean_metrics(found: Sequence[tuple[int, Metrics]]) -> Metrics:
+    """Means over samples, from the sizes of batches and the means over each; {} of nothing."""
+    total = sum(size for size, _ in found)
+    names = dict.fromkeys(name for _, metrics in found for name in metrics)
+    return {name: sum(size * metrics.get(name, 0.0) for size, metrics in found) / total for name in names}
 
 
 def moved(data: Any, model: torch.nn.Module) -> Any:
