@@ -228,7 +228,7 @@ def test_a_module_made_of_a_trainer_trains_as_the_trainer_does(tmp_path: Path, s
         model = network(collapse_strategy="soft", entanglement="bell_state")
         optimizer = UncertaintyOptimizer(model.parameters(), lr=1e-2)
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5) if scheduled else None
-        schedule = {"superposition_schedule": lambda progress: float(progress > 0.4), "schedule_unit": "step"}
+        schedule = {"superposition_schedule": lambda progress: float(progress > 0.6), "schedule_unit": "step"}
         clipping = {"quantum_gradient_clipping": True, "max_quantum_grad_norm": 0.01, "separate_clipping": True}
         return QuantumTrainer(model, optimizer, QuantumLoss(), "keep", {**schedule, **clipping}, scheduler)
 
