@@ -1,11 +1,14 @@
 """qsr: neural quantum states for Rydberg-atom arrays and other spin lattices."""
 
+from typing import TYPE_CHECKING, Any
+
 from qsr.hamiltonians.settings import TFIM as TFIM
 from qsr.hamiltonians.settings import Heisenberg as Heisenberg
 from qsr.hamiltonians.settings import Pauli as Pauli
 from qsr.hamiltonians.settings import Rydberg as Rydberg
 from qsr.hparams import ConfigError as ConfigError
 from qsr.hparams.imports import allow_import as allow_import
+from qsr.hparams.registry import resolve as _resolve
 from qsr.jobs import Evaluation as Evaluation
 from qsr.jobs import ExactReport as ExactReport
 from qsr.jobs import Run as Run
@@ -19,7 +22,6 @@ from qsr.jobs import resume as resume
 from qsr.jobs import train as train
 from qsr.jobs import transfer as transfer
 from qsr.lattice import Lattice as Lattice
-from qsr.qembed.settings import PatchEmbedding as PatchEmbedding
 from qsr.runs import load_model as load_model
 from qsr.samplers import LPTF as LPTF
 from qsr.samplers import PTF as PTF
@@ -29,3 +31,13 @@ from qsr.training import ModelHparams as ModelHparams
 from qsr.training import PyTorchData as PyTorchData
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from qsr.qembed.settings import PatchEmbedding as PatchEmbedding
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is asked for."""
+    if name == "PatchEmbedding":
+        return _resolve("qsr.qembed.settings:PatchEmbedding")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,9 +11,9 @@ from qsr.jobs.geometry import hsm_geometry as hsm_geometry
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
 from qsr.jobs.plot import plot as plot
-from qsr.jobs.predict import PredictionReport as PredictionReport
 from qsr.jobs.predict import predict_table as predict_table
 from qsr.jobs.predict import predicts as predicts
+from qsr.jobs.rows import PredictionReport as PredictionReport
 from qsr.jobs.run import Run as Run
 from qsr.jobs.train import resume as resume
 from qsr.jobs.train import train as train

@@ -180,6 +180,48 @@ def test_outputs_are_read_as_transformers_reads_them() -> None:
     assert as_hf_loss(QuantumLoss(uncertainty_weight=3.0))(outputs, labels) > outputs.loss  # it finds the uncertainty
 
 
+def test_the_trainer_of_transformers_trains_with_our_loss(tmp_path: Path) -> None:
+    """Its steps of two batches each are those of our trainer: same order, rate, clipping and loss; then it evaluates."""
+    import transformers
+
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=2,
+        per_device_train_batch_size=5,
+        per_device_eval_batch_size=4,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        train_sampling_strategy="sequential",
+        use_cpu=True,
+        save_strategy="no",
+        eval_strategy="epoch",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    ours, theirs = (network(collapse_strategy="none") for _ in range(2))
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1e-2)
+    found = transformers.Trainer(
+        theirs,
+        args,
+        train_dataset=SAMPLES,
+        eval_dataset=SAMPLES[:10],
+        compute_loss_func=as_hf_loss(QuantumLoss()),
+        optimizers=(optimizer, None),
+    )
+    found.train()
+    config = {"max_grad_norm": 1.0, "gradient_accumulation_steps": 2, "uncertainty_regularization": 0.0}
+    same = QuantumTrainer(ours, torch.optim.SGD(ours.parameters(), lr=1e-2), QuantumLoss(), "keep", config)
+    ids, labels = tokens(20)
+    batches = [(ids[rows : rows + 5], labels[rows : rows + 5]) for rows in range(0, 20, 5)]
+    same.train(batches, num_epochs=2)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(theirs.state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+    logits = found.predict(SAMPLES[:10]).predictions
+    torch.testing.assert_close(torch.as_tensor(logits), theirs.eval()(ids[:10]).logits.detach())
+    assert found.evaluate()["eval_loss"] == pytest.approx(same.validate([(ids[:10], labels[:10])])["loss"], abs=1e-5)
+
+
 # --- Lightning --------------------------------------------------------------------------------------------------------
 
 
