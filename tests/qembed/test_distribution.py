@@ -79,7 +79,8 @@ def test_the_uncertainty_of_the_whole_step_decides_the_rate(tmp_path):
         assert torch.equal(value, second["model"][name]), name
     model = network()
     optimizer = UncertaintyOptimizer(model.parameters(), uncertainty_threshold=0.3)
-    alone = QuantumTrainer(model, optimizer, torch.nn.CrossEntropyLoss(), quantum_training_config={"gradient_accumulation_steps": 2})
+    config = {"gradient_accumulation_steps": 2}
+    alone = QuantumTrainer(model, optimizer, torch.nn.CrossEntropyLoss(), quantum_training_config=config)
     alone.train(loader(80, 16), num_epochs=2)
     assert first["factor"] == second["factor"] == pytest.approx(optimizer.rate_factor, rel=1e-4)
     # Also of a step of several batches of one process, the last of them smaller.
