@@ -15,9 +15,10 @@ from qsr.qembed.arguments import checked_probability
 from qsr.qembed.batches import parts_of
 from qsr.qembed.checkpointing import enable_checkpointing
 from qsr.qembed.embeddings import QuantumEmbeddings
-from qsr.qembed.losses import entanglement_penalty, uncertainty_penalty
+from qsr.qembed.functional import at_least_single
+from qsr.qembed.losses import call_loss, entanglement_penalty, ignored_label, uncertainty_penalty
 from qsr.qembed.output import QEmbedOutput
-from qsr.qembed.reading import logits_of
+from qsr.qembed.reading import Reading, logits_of
 from qsr.qembed.replay import ReplayBuffer, replay_loss
 from qsr.qembed.schedules import STANDALONE_EPOCHS, schedule
 from qsr.qembed.settings import QuantumHparams
@@ -157,7 +158,7 @@ class QuantumModel(Model[QuantumModelHparams]):
             logits = logits[..., None]
         if logits.shape[-1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
-        return logits.softmax(dim=-1)
+        return at_least_single(logits).softmax(dim=-1)
 
     def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The loss of a batch, its parts, and statistics of its tokens (see `finish_metrics`)."""
@@ -168,11 +169,19 @@ class QuantumModel(Model[QuantumModelHparams]):
         loss = loss + self._penalty(seen)
         metrics = {"task_loss": task, "quantum_loss": loss - task, "collapse_probability": loss.new_tensor(self.probability)}
         if not self.training:
-            metrics |= of_classes(logits_of(outputs), labels)
+            metrics |= self._scores(logits_of(outputs), labels)
         elif self.replay is not None:
             metrics["replay_loss"] = self._replayed(self.replay, batch, outputs, seen)
             loss = loss + metrics["replay_loss"]
         return {"loss": loss, **metrics, **of_tokens(outputs, seen)}
+
+    def _scores(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+        """What accuracy and calibration are made of; {} where labels are no classes but numbers."""
+        base_loss = getattr(self.loss_fn, "base_loss", self.loss_fn)
+        binary = getattr(self.network, "binary", False) or isinstance(base_loss, nn.BCEWithLogitsLoss)
+        if labels is None or (labels.is_floating_point() and not binary):
+            return {}
+        return of_classes(logits, labels, ignored_label(self.loss_fn))
 
     def finish_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
         return finished(means)
@@ -203,8 +212,13 @@ class QuantumModel(Model[QuantumModelHparams]):
             with watched(self.layers) as found:
                 again = self(stored.inputs if named else stored.inputs["inputs"])
             weights = quantum.replay_alpha, quantum.replay_beta, quantum.replay_gamma
-            base_loss = getattr(self.loss_fn, "base_loss", self.loss_fn)
-            loss = replay_loss(stored, logits_of(again), found[0].probs if found else None, base_loss, *weights)
+            first = found[0] if found else None
+
+            def whole_loss(*_: Tensor) -> Tensor:  # of one's own: there is no part that wants logits alone
+                return call_loss(self.loss_fn, again, stored.labels, Reading(first, again).uncertainty, first)
+
+            base_loss = getattr(self.loss_fn, "base_loss", whole_loss)
+            loss = replay_loss(stored, logits_of(again), None if first is None else first.probs, base_loss, *weights)
         if self.epoch == 0 and torch.is_grad_enabled():  # a look at the metrics ahead of the training is none of it
             probs = seen[0].probs if seen else None
             buffer.add(inputs if named else {"inputs": inputs}, labels, logits_of(outputs), probs)

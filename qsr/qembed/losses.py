@@ -21,6 +21,7 @@ from qsr.qembed.entanglement import Bonds
 from qsr.qembed.functional import (
     BOND_MEASURES,
     UNCERTAINTIES,
+    at_least_single,
     check_name,
     masked_mean,
     sense_overlap,
@@ -56,11 +57,17 @@ def task_loss(loss_fn: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
         if logits.shape == (*labels.shape, 1):
             logits = logits.squeeze(-1)
     else:
-        if bool((labels == getattr(loss_fn, "ignore_index", IGNORED)).all()):
+        if bool((labels == ignored_label(loss_fn)).all()):
             return (0 * logits).sum()
         if labels.dim() > 1 and logits.shape[:-1] == labels.shape:
             logits, labels = logits.flatten(0, -2), labels.flatten()
     return _one_number(loss_fn(logits, labels))
+
+
+def ignored_label(loss_fn: Any) -> int:
+    """The label that a loss leaves out: its `ignore_index`, or that of its `base_loss`; -100 if they do not say."""
+    found: int = getattr(getattr(loss_fn, "base_loss", loss_fn), "ignore_index", IGNORED)
+    return found
 
 
 def uncertainty_penalty(uncertainty: Tensor, mask: Tensor | None = None, target: float = 0.5) -> Tensor:
@@ -139,6 +146,7 @@ class _Regularised(nn.Module):
         reading = Reading(quantum_outputs, outputs)
         total = task_loss(self.base_loss, logits, labels)
         components = {"task": float(total.detach())}
+        labels = labels.masked_fill(labels == ignored_label(self), IGNORED)  # as penalties know it
         for term in self.terms:
             weight = getattr(self, f"{term}_weight")
             penalty = self.penalty(term, reading, logits, labels) if weight else None
@@ -334,7 +342,7 @@ def _one_number(found: Any) -> Tensor:
 
 def _class_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """H / ln C of the class probabilities, in the shape of the labels."""
-    return shannon_uncertainty(class_logits(logits, labels).softmax(dim=-1))
+    return shannon_uncertainty(at_least_single(class_logits(logits, labels)).softmax(dim=-1))
 
 
 def _checked_weight(name: str, value: float) -> float:

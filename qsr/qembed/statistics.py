@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError
-from qsr.qembed.functional import shannon_uncertainty
+from qsr.qembed.functional import at_least_single, shannon_uncertainty
 from qsr.qembed.losses import call_loss
-from qsr.qembed.metrics import calibration_gaps, class_logits, scored
+from qsr.qembed.metrics import IGNORED, calibration_gaps, class_logits, scored
 from qsr.qembed.output import QEmbedOutput
 from qsr.qembed.reading import Reading, logits_of
 
@@ -65,12 +65,17 @@ def loss_of(loss_fn: Any, outputs: Any, labels: Tensor | None, seen: Sequence[QE
     return loss, loss.detach() if task is None else loss.new_tensor(task)
 
 
-def of_classes(logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """Sums over a batch, divided by its size, of what `finished` makes accuracy and calibration of; {} for numbers."""
-    if labels is None or not _are_classes(labels):
-        return {}
+def of_classes(logits: Tensor, labels: Tensor, ignored: int = IGNORED) -> dict[str, Tensor]:
+    """Sums over a batch, divided by its size, of what `finished` makes accuracy and calibration of.
+
+    Args:
+        labels: classes, integers or (of one logit each) the zeros and ones of a binary cross entropy.
+        ignored: the label that is left out.
+    """
     classes, size = labels.long(), len(logits)
-    probs, classes = scored(class_logits(logits, classes).softmax(dim=-1), classes)  # (n, C) and (n,)
+    classes = classes.masked_fill(classes == ignored, IGNORED)
+    # Eight bits of a confidence are fewer than calibration asks about.
+    probs, classes = scored(at_least_single(class_logits(logits, classes)).softmax(dim=-1), classes)  # (n, C) and (n,)
     likelihood = probs.gather(1, classes[:, None]).clamp_min(torch.finfo(probs.dtype).tiny).log()
     sums: dict[str, Any] = {
         "_labelled": probs.new_tensor(float(len(classes))),
@@ -89,7 +94,7 @@ def of_tokens(outputs: Any, seen: Sequence[QEmbedOutput]) -> dict[str, Tensor]:
     """
     if not seen:
         logits = logits_of(outputs).detach()
-        doubt = shannon_uncertainty(logits.softmax(dim=-1)).mean() if logits.dim() > 1 else logits.new_zeros(())
+        doubt = shannon_uncertainty(at_least_single(logits).softmax(dim=-1)).mean() if logits.dim() > 1 else logits.new_zeros(())
         return {
             "uncertainty": doubt,
             "superposition_coherence": doubt.new_zeros(()),
@@ -128,8 +133,3 @@ def _ratios(sums: Mapping[str, Any]) -> dict[str, Any]:
     """Quotients of those sums that are there."""
     present = {name: parts for name, parts in _RATIOS.items() if parts[0] in sums}
     return {name: sums[part] / sums[whole] if sums[whole] else nothing for name, (part, whole, nothing) in present.items()}
-
-
-def _are_classes(labels: Tensor) -> bool:
-    """Whether labels are whole numbers, or the zeros and ones of a binary cross entropy."""
-    return not labels.is_floating_point() or bool(((labels == 0) | (labels == 1)).all())

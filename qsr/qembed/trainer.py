@@ -181,13 +181,16 @@ class QuantumTrainer:
 
         begun = len(self.training_history["train_loss"])
         best = BestModel(monitor, self.config.min_delta, save if save_best_model else None)
+        if first_epoch:  # the call goes on: what was the best still is
+            best.value, best.epoch = self.best_metric, self.best_epoch
+        else:
+            self.task_id += 1
         callbacks: list[Callback] = [EpochRows(self.training_history, epoch_callback), best]
         if early_stopping_patience is not None:
             check_count("early_stopping_patience", early_stopping_patience, 1)
             callbacks.append(stopping(monitor, early_stopping_patience, self.config.min_delta))
         if save_best_model and val_dataloader is None and self.config.superposition_schedule != "constant":
             warnings.warn("save_best_model: training losses of different collapse probabilities are compared", stacklevel=2)
-        self.task_id += 1
         self.stopped_epoch = None
         self.learner.begin_fit(num_epochs)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -56,17 +56,15 @@ class QuantumUpdate(TorchUpdate):
         self.model, self.quantum, self.processes = model, model.quantum, processes
 
     def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
-        found = super().gradient(model, objective, batches)
+        found, loss = super().gradient(model, objective, batches)
         self.processes.sum_gradients(model)
-        return found
+        if isinstance(self.optimizer, UncertaintyOptimizer):  # of the whole step: one factor for all processes
+            own = {"uncertainty": sum(part["training/uncertainty"] for part in found)}
+            self.optimizer.set_uncertainty(self.processes.sum_metrics(own)["uncertainty"])
+        return found, loss
 
     def clip(self, model: nn.Module) -> Metrics:
         return clip_by_role(model, self.quantum, self.clipping.max_norm, self.clipping.norm_type)
-
-    def step(self, closure: Callable[[], float] | None = None) -> float:
-        if isinstance(self.optimizer, UncertaintyOptimizer):
-            self.optimizer.set_uncertainty(float(self.model.logged["training/uncertainty"]))
-        return super().step(closure)
 
     def state_dict(self) -> dict[str, Any]:
         replay = {} if self.model.replay is None else {"replay": self.model.replay.state_dict()}

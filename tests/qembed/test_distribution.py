@@ -10,36 +10,39 @@ from pathlib import Path
 import pytest
 import torch
 
-from qsr.qembed import QuantumTrainer
+from qsr.qembed import QuantumTrainer, UncertaintyOptimizer
 from tests.qembed.trainer_cases import loader, network, trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
 import json, sys, torch
 from torch import nn
-from qsr.qembed import QuantumTrainer
+from qsr.qembed import QuantumTrainer, UncertaintyOptimizer
 from tests.qembed.trainer_cases import loader, network
-out, sync = sys.argv[1], sys.argv[2] == "True"
+out, sync, damped = sys.argv[1], sys.argv[2] == "True", sys.argv[3] == "True"
 model = network(seed=0 if torch.distributed.is_available() and __import__("os").environ["RANK"] == "0" else 5)
-sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+if damped:
+    optimizer = UncertaintyOptimizer(model.parameters(), uncertainty_threshold=0.3)
 config = {"distributed_training": True, "quantum_sync": sync, "entanglement_sync": sync}
-trainer = QuantumTrainer(model, sgd, nn.CrossEntropyLoss(), quantum_training_config=config)
+trainer = QuantumTrainer(model, optimizer, nn.CrossEntropyLoss(), quantum_training_config=config)
 history = trainer.train(loader(80, 16), num_epochs=2)  # five batches: the last step has one
 rank = trainer.processes.rank
 history.pop("epoch_time")
-torch.save({"history": history, "model": model.state_dict()}, f"{out}/{rank}.pt")
+factor = getattr(optimizer, "rate_factor", 1.0)
+torch.save({"history": history, "model": model.state_dict(), "factor": factor}, f"{out}/{rank}.pt")
 trainer.save_model(f"{out}/model-{rank}.pth")
 torch.distributed.destroy_process_group()
 """
 
 
-def run(folder: Path, sync: bool) -> list[dict]:
+def run(folder: Path, sync: bool, damped: bool = False) -> list[dict]:
     """What each of two processes ended with."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     settings = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WORKER, str(folder), str(sync)]
+    command = [sys.executable, "-c", WORKER, str(folder), str(sync), str(damped)]
     started = [
         subprocess.Popen(command, cwd=ROOT, env={**os.environ, **settings, "RANK": str(rank), "PYTHONPATH": str(ROOT)})
         for rank in range(2)
@@ -68,6 +71,23 @@ def test_statistics_are_those_of_each_process_unless_they_are_synced(tmp_path):
     first, second = run(tmp_path, sync=False)
     assert first["history"]["train_loss"] == second["history"]["train_loss"]
     assert first["history"]["uncertainty"] != second["history"]["uncertainty"]
+
+
+def test_the_uncertainty_of_the_whole_step_decides_the_rate(tmp_path):
+    first, second = run(tmp_path, sync=False, damped=True)
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    model = network()
+    optimizer = UncertaintyOptimizer(model.parameters(), uncertainty_threshold=0.3)
+    config = {"gradient_accumulation_steps": 2}
+    alone = QuantumTrainer(model, optimizer, torch.nn.CrossEntropyLoss(), quantum_training_config=config)
+    alone.train(loader(80, 16), num_epochs=2)
+    assert first["factor"] == second["factor"] == pytest.approx(optimizer.rate_factor, rel=1e-4)
+    # Also of a step of several batches of one process, the last of them smaller.
+    rows = loader(40, 24)
+    alone.train(rows, num_epochs=1)
+    uncertainty = alone.training_history["uncertainty"][-1]
+    assert optimizer.rate_factor == pytest.approx(1 - 0.9 * (uncertainty - 0.3) / 0.7, rel=1e-4)
 
 
 def test_a_single_process_is_told():

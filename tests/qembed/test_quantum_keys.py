@@ -125,6 +125,16 @@ def test_replay_keeps_what_was_learnt():
     assert all(value > 0 for value in replayed)
 
 
+def test_losses_of_ones_own_are_replayed_as_they_are():
+    class OfOutputs(nn.Module):
+        def forward(self, outputs, labels, uncertainty=None):
+            return nn.functional.cross_entropy(outputs.logits, labels) + 0 * uncertainty.mean()
+
+    config = {"quantum_memory_replay": True, "replay_batch_size": 8}
+    known = trainer(config, nn.CrossEntropyLoss()).train(loader(), num_epochs=2)["replay_loss"]
+    assert trainer(config, OfOutputs()).train(loader(), num_epochs=2)["replay_loss"] == known and known[1] > 0
+
+
 def test_replayed_samples_are_saved_with_the_trainer(tmp_path):
     config = {"quantum_memory_replay": True, "replay_buffer_size": 10}
     found = trainer(config)
