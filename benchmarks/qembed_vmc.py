@@ -3,7 +3,8 @@
 Every sampler with its own tokens, with a quantum embedding (K senses), and with one whose senses depend on the patches before
 (context). The rest is equal: natural gradients, steps, samples, seeds; the embedding brings weights of its own. Energies are
 <psi|H|psi>, enumerated. The exit status is 1 if a sampler with an embedding, at its median seed, ends more than 2e-3 per site
-too high. Times are those of the processor. About 5 minutes on one core; --quick half a minute, without verdict.
+too high. Times are those of the processor. About 5 minutes on one core; --quick half a minute, without verdict. A table of the
+values of a large patch learns slowly, with or without senses: the embedding of large patches is a product over their sites.
 
 --strategies compares what is read of a patch instead, on the PTF with Adam (500 steps of 256 samples, 6 seeds): why `soft` is the
 default. About 5 minutes.

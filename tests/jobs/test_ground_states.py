@@ -13,8 +13,6 @@ MODELS = {
     "rnn": qsr.RNN(patch="2x2"),
     "ptf": qsr.PTF(patch="2x2"),
     "lptf": qsr.LPTF(patch="4x2", subsampler=qsr.RNN(patch="2x2")),
-    "ptf-quantum": qsr.PTF(patch="2x2", embedding={"K": 4}),
-    "rnn-quantum": qsr.RNN(patch="2x2", embedding={"K": 4, "context_encoder": "mean"}),
 }
 
 
