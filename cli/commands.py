@@ -175,6 +175,7 @@ def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], h
     if helped:
         return explain(context, words_of(run, words))
     stored = required(run, words)
+    jobs.refuse_on_data(read_run(stored).settings, "finetune")
     tree = parse_sections(words)
     if "model" in tree:
         raise ConfigError(f"--{tree['model']['type']}: the weights fix the model; use 'qsr transfer' for another architecture")
@@ -195,6 +196,7 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
     if helped:
         return explain(context, words_of(run, words))
     stored = required(run, words)
+    jobs.refuse_on_data(read_run(stored).settings, "transfer")
     tree = parse_sections(words)
     if "hamiltonian" in tree:
         raise ConfigError(

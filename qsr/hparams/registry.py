@@ -152,7 +152,7 @@ for _section in (
         "data",
         "qsr.training.data:DataHparams",
         "data",
-        "data of your own: module_name=package.Class; for --hsm a table, for --qembed snapshots or text: --data FILE ...",
+        "data of your own: module_name=package.Class; --data FILE for --hsm (--help --table) and --qembed (--help --sequences)",
         owner="qsr.training.data:PyTorchData",
     ),
     Section("table", "qsr.training.table:TableHparams", "data", "columns of a table"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -34,14 +35,19 @@ class SequenceReport:
         columns: of predictions.csv: the class, `p_` of each, `total_entropy`, `aleatoric`, `mutual_information` (nats) and
             `uncertainty` of the senses; or `nll` and that of each token (nats). Empty where configurations are the result.
         metrics: of the sequences whose class training knew; of all for likelihoods.
+        errors: standard errors of some of them.
         summary: a line about the whole.
         cleaned: the snapshots without the noise, of task=denoise.
+        occupation: (S, N) the probabilities of their sites to be excited, whose means are unbiased as those of most probable
+            states are not.
     """
 
     columns: dict[str, NDArray[Any]]
     summary: str
     metrics: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
     cleaned: Snapshots | None = None
+    occupation: NDArray[np.float32] | None = None
 
     @property
     def file(self) -> str:
@@ -51,7 +57,8 @@ class SequenceReport:
     def lines(self) -> list[str]:
         """For the terminal."""
         width = max((len(name) for name in self.metrics), default=0)
-        return [self.summary, *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
+        errors = {name: f" +- {error:.2g}" for name, error in self.errors.items()}
+        return [self.summary, *(f"{name:<{width}}  {value:.6g}{errors.get(name, '')}" for name, value in self.metrics.items())]
 
     def write(self, directory: Path) -> None:
         """Write `file`."""
@@ -60,6 +67,8 @@ class SequenceReport:
             return
         with replacing(directory / self.file) as temporary:
             write_snapshots(temporary, self.cleaned)
+            with h5py.File(temporary, "a") as file:
+                file["occupation"] = self.occupation
 
 
 def predict_sequences(stored: StoredRun, model: QEmbedModel, data: Any) -> SequenceReport:
@@ -114,16 +123,32 @@ def _classes(model: QEmbedModel, source: Source, code: Code, described: Sequence
     truth = torch.tensor([-1 if labels is None else numbers.get(label, -1) for label in _each(labels, len(source))])
     known = truth >= 0
     count = int(known.sum())
-    of = "" if count in (0, len(source)) else f", metrics of the {count} rows with a class that training knew"
+    of = "" if count == len(source) else f", metrics of the {count} rows with a class that training knew"
+    of += unknown_words(source, code)
     if not count:
-        return SequenceReport(columns, f"{len(source)} predictions")
+        known_classes = ", ".join(map(str, classes))
+        none = "" if labels is None else f", no row has a class that training knew ({known_classes})"
+        return SequenceReport(columns, f"{len(source)} predictions{none}{unknown_words(source, code)}")
     probs, truth = probs[known], truth[known]
+    right = (probs.argmax(dim=1) == truth).double()
+    costs = -probs.gather(1, truth[:, None]).clamp_min(torch.finfo(probs.dtype).tiny).log()
+    errors = {} if count < 2 else {"test/accuracy": right.std() / count**0.5, "test/nll": costs.std() / count**0.5}
     metrics = {
-        "test/accuracy": float((probs.argmax(dim=1) == truth).double().mean()),
+        "test/accuracy": float(right.mean()),
         "test/nll": negative_log_likelihood(probs, truth),
         "test/ece": expected_calibration_error(probs, truth),
     }
-    return SequenceReport(columns, f"{len(source)} predictions{of}", metrics)
+    found_errors = {name: float(error) for name, error in errors.items()}
+    return SequenceReport(columns, f"{len(source)} predictions{of}", metrics, found_errors)
+
+
+def unknown_words(source: Source, code: Code) -> str:
+    """How many words of a text training did not know; empty for none."""
+    if not isinstance(code, Vocabulary):
+        return ""
+    ids = source.columns(code)["input_ids"]
+    unknown, words = int((ids == code.unknown).sum()), int((ids < code.num_words).sum())
+    return f"; {unknown} of {unknown + words} words are unknown" if unknown else ""
 
 
 def _each(labels: NDArray[Any] | None, count: int) -> list[Any]:
@@ -139,9 +164,12 @@ def _likelihoods(model: QEmbedModel, source: Source, code: Code, described: Sequ
 
 def _cleaned(model: QEmbedModel, source: Source, code: Code, described: SequencesHparams, seed: int) -> SequenceReport:
     assert isinstance(source, SnapshotSource)  # `_code` has seen to it
-    states = predict(model, row_batches(source.columns(code)), _samples(model), seed)["predictions"]
-    configs = states.numpy().astype(np.uint8)
+    found = predict(model, row_batches(source.columns(code)), _samples(model), seed)
+    configs = found["predictions"].numpy().astype(np.uint8)
+    occupation = found["probs"][..., 1].numpy().astype(np.float32)
     share = float((configs != source.snapshots.configs).mean())
     kept = {name: values for name, values in source.snapshots.columns.items() if name not in OF_ONE_STATE}
     cleaned = replace(source.snapshots, configs=configs, columns=kept)
-    return SequenceReport({}, f"{len(source)} configurations, {100 * share:.3g} % of the sites changed", cleaned=cleaned)
+    density = f"density {source.snapshots.configs.mean():.5g} as read, {occupation.mean():.5g} in the mean"
+    summary = f"{len(source)} configurations, {100 * share:.3g} % of the sites changed; {density}"
+    return SequenceReport({}, summary, cleaned=cleaned, occupation=occupation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from qsr.hparams import ConfigError
@@ -19,6 +20,10 @@ def parts_of(batch: Any) -> tuple[Any, Tensor | None]:
     Raises:
         ConfigError: for anything else.
     """
+    parts: Any = batch.items() if isinstance(batch, Mapping) else enumerate(batch) if isinstance(batch, (tuple, list)) else ()
+    for name, part in parts:
+        if isinstance(part, np.ndarray):
+            raise ConfigError(f"batch: {name} must be a tensor (torch.from_numpy), found an array of numpy")
     if isinstance(batch, Mapping):
         return {name: value for name, value in batch.items() if name != "labels"}, batch.get("labels")
     if isinstance(batch, Tensor):

@@ -164,7 +164,7 @@ def from_training_args(
     if optimizer is None:
         optimizer = arguments.optimizer(model)
     device = "cpu" if arguments("use_cpu", False) else None
-    trainer = kind(model, optimizer, loss_fn, device, config, lr_scheduler_interval="step")
+    trainer = kind(model, optimizer, loss_fn, device=device, quantum_training_config=config, lr_scheduler_interval="step")
     steps = arguments.epochs * -(-len(loader) // (config.gradient_accumulation_steps * trainer.processes.size))
     trainer.lr_scheduler = trainer.learner.lr_scheduler = LambdaLR(optimizer, arguments.rate_factor(steps))
     return trainer, {

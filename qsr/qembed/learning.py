@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,7 @@ class QuantumModel(Model[QuantumModelHparams]):
         optimizer, lr_scheduler: what trains it; None: what the settings of the run say.
     """
 
+    shown: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "accuracy_as_read", "nll", "ece", "uncertainty")
     evaluation_probability: Tensor
 
     def __init__(self, hparams: Any, network: nn.Module, loss_fn: Any = None) -> None:

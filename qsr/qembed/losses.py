@@ -8,6 +8,7 @@ labels -100 count nowhere.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -51,9 +52,11 @@ def task_loss(loss_fn: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
     their last axis, which would broadcast.
 
     Raises:
-        ConfigError: if the loss is not one number.
+        ConfigError: if the loss is not one number, and for labels that are no classes where it wants some.
     """
     if labels.is_floating_point():
+        if isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)) and labels.shape != logits.shape:
+            raise ConfigError(f"labels: must be whole numbers (classes) for {type(loss_fn).__name__}, found {labels.dtype}")
         if logits.shape == (*labels.shape, 1):
             logits = logits.squeeze(-1)
     else:
@@ -311,19 +314,20 @@ def call_loss(
 ) -> Tensor:
     """A loss with the arguments that its signature asks for.
 
-    With a parameter `uncertainty`: loss_fn(outputs, labels, uncertainty=uncertainty). With a true attribute `expects_outputs`,
-    or a first parameter called `outputs`: loss_fn(outputs, labels). Any other gets the logits, as `task_loss` passes them on.
-    The first two kinds are given `quantum_outputs`, quantities that the outputs lack, if they have a parameter of this name.
+    With a true attribute `expects_outputs`, or a first parameter called `outputs`: loss_fn(outputs, labels). Any other gets the
+    logits, as `task_loss` passes them on. `uncertainty` and `quantum_outputs`, quantities that the outputs lack, are given to
+    losses with parameters of these names.
 
     Raises:
         TypeError: for outputs without logits, where they are asked for.
         ConfigError: if the loss is not one number.
     """
     names = _parameters(loss_fn)
-    if not ("uncertainty" in names or getattr(loss_fn, "expects_outputs", False) or names[:1] == ["outputs"]):
-        return task_loss(loss_fn, logits_of(outputs), labels)
     offered = {"uncertainty": uncertainty, "quantum_outputs": quantum_outputs}
-    return _one_number(loss_fn(outputs, labels, **{name: value for name, value in offered.items() if name in names}))
+    given = {name: value for name, value in offered.items() if name in names}
+    if getattr(loss_fn, "expects_outputs", False) or names[:1] == ["outputs"]:
+        return _one_number(loss_fn(outputs, labels, **given))
+    return task_loss(functools.partial(loss_fn, **given) if given else loss_fn, logits_of(outputs), labels)
 
 
 def _parameters(function: LossFunction) -> list[str]:

@@ -16,7 +16,7 @@ from qsr.qembed.patches import PatchTokens, SnapshotSource
 from qsr.qembed.settings import EmbeddingHparams, QuantumHparams
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 LONGEST_TEXT = 512
 _OF_QUANTUM = {name: field for name, field in QuantumHparams.model_fields.items() if name not in EmbeddingHparams.model_fields}
@@ -34,7 +34,7 @@ class QEmbed(QuantumModelHparams, EmbeddingHparams):
     default_epochs: ClassVar[int] = 25
     shorthands: ClassVar[dict[str, str]] = {
         **EmbeddingHparams.shorthands,
-        **{name: field.description or "" for name, field in _OF_QUANTUM.items()},
+        **{name: f"{field.description} (default {field.default})" for name, field in _OF_QUANTUM.items()},
     }
 
     task: Task = Hparam("classify", help="classes of whole sequences, tokens that are masked, or the true states of noisy sites")
@@ -174,6 +174,14 @@ class QEmbedModel(QuantumModel):
             raise ConfigError("batch: has configs; the model was not made for them (qembed.patch, Lx, Ly)")
         rest = {name: value for name, value in batch.items() if name != "configs"}
         return super().forward({**rest, "input_ids": self.code.encode(batch["configs"])})
+
+    def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        metrics = super().compute_metrics(batch, batch_idx)
+        if self.thparams.task == "denoise" and self.code is not None and not self.training:
+            # What nobody has cleaned, to compare with.
+            read = self.code.decode(batch["input_ids"]) if "input_ids" in batch else batch["configs"]
+            metrics["accuracy_as_read"] = (read == batch["labels"]).float().mean()
+        return metrics
 
     def describe_data(self, objective: Any) -> list[str]:
         settings = self.thparams

@@ -79,9 +79,16 @@ def _checked_rate(name: str, value: float) -> float:
 
 
 def warn_of_left_out(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """A warning that names parameters of the model that the optimizer does not train."""
+    """A warning that names parameters of the model that the optimizer does not train.
+
+    Raises:
+        ConfigError: if it trains none of them.
+    """
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left_out = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in known]
+    trained = [value for value in model.parameters() if id(value) in known]
+    if left_out and not trained:
+        raise ConfigError("optimizer: trains no parameter of this model; make it of model.parameters()")
     if left_out:
         rest = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         warnings.warn(f"optimizer: does not train {', '.join(left_out[:3])}{rest}", stacklevel=3)

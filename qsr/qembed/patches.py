@@ -64,6 +64,13 @@ class PatchTokens:
             raise ConfigError(f"qembed.patch={patch}: has 2^{patch_sites(patch)} states, at most 2^{MOST_PATCH_SITES} are tokens")
         return cls(torch.from_numpy(Lattice(*shape).patches(patch)))
 
+    def decode(self, ids: Tensor) -> Tensor:
+        """(B, N) uint8 configurations of patches (B, L)."""
+        bits = ids[..., None] >> torch.arange(self.token_sites.shape[1], device=ids.device) & 1
+        configs = torch.empty(len(ids), self.token_sites.numel(), dtype=torch.uint8, device=ids.device)
+        configs[:, self.token_sites.flatten()] = bits.flatten(1).to(torch.uint8)
+        return configs
+
     @property
     def num_words(self) -> int:
         """2^p, the tokens that stand for something: those that can be predicted."""

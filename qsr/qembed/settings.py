@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qsr.qembed.tokens import PatchQEmbed
 
 MAX_TABLE_SITES = 16  # a table has a row for each of 2^p patches
+MAX_STATES = 1024  # senses of a token; more of them are a slip of the pen
 
 
 class EmbeddingHparams(Hparams):
@@ -21,7 +22,7 @@ class EmbeddingHparams(Hparams):
     section: ClassVar[str] = "qembed"
     shorthands: ClassVar[dict[str, str]] = {"K": "num_states", "strategy": "collapse_strategy"}
 
-    num_states: int = Hparam(4, ge=1, help="senses of a token, K; 1: an embedding without superposition")
+    num_states: int = Hparam(4, ge=1, le=MAX_STATES, help="senses of a token, K; 1: an embedding without superposition")
     superposition_strength: float = Hparam(
         1.0, ge=0, le=1, help="at the start; 0: each token is in its first sense, 1: in all of them equally"
     )
@@ -173,6 +174,17 @@ class QuantumHparams(Hparams):
     collapse_optimization: Literal["batched", "sequential"] = Hparam(
         "batched", help="draw all outcomes at once, or (the plain way) token by token"
     )
+
+    @model_validator(mode="after")
+    def _of_its_schedule(self) -> Any:
+        """Whether numbers of one schedule are given with another."""
+        kind = self.superposition_schedule
+        others = {"constant": ("schedule_epochs", "schedule_period", "schedule_unit"), "cyclic": ("schedule_epochs",)}
+        idle = others.get(kind, ("schedule_period",))
+        for name in (*idle, *(() if kind == "constant" else ("collapse_probability",))):
+            if self[name] != type(self).model_fields[name].default:
+                raise ConfigError(f"{self.label(name)}={self[name]}: means nothing for superposition_schedule={kind}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

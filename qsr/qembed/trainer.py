@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
@@ -23,13 +24,12 @@ from qsr.qembed.predictions import predict
 from qsr.qembed.trainer_file import load_weights, read_trainer_file, write_trainer_file
 from qsr.qembed.update import QuantumUpdate
 from qsr.training.callbacks import ProgressBar
-from qsr.training.device import find_device
+from qsr.training.device import KEEP, device_of
 from qsr.training.fitting import stage_of
 from qsr.training.protocols import Callback
 from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
 from qsr.training.trainer import Trainer
 
-KEEP = "keep"
 _COUNTERS = ("current_epoch", "global_step", "task_id", "best_metric", "best_epoch", "stopped_epoch")
 
 
@@ -68,6 +68,7 @@ class QuantumTrainer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         loss_fn: Any,
+        *,
         device: torch.device | str | None = None,
         quantum_training_config: Mapping[str, Any] | QuantumConfig | None = None,
         lr_scheduler: Any = None,
@@ -84,7 +85,7 @@ class QuantumTrainer:
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         warn_of_left_out(model, optimizer)
-        self.device = _placed(model, device)
+        self.device = device_of(model, device)
         self.learner = QuantumModel({"quantum": self.config.quantum().model_dump()}, model, loss_fn)
         self.learner.optimizer, self.learner.lr_scheduler = optimizer, lr_scheduler
         self.learner.to(self.device) if device != KEEP else None
@@ -312,6 +313,9 @@ class QuantumTrainer:
 
     def _objective(self, data: Any, validation: Any) -> Supervised:
         config = self.config
+        for given in (data, validation):
+            if isinstance(given, Dataset):
+                raise ConfigError(f"dataloader: wrap {type(given).__name__} into a torch.utils.data.DataLoader")
         return SharedSupervised(
             self.processes,
             config.quantum_sync,
@@ -388,11 +392,3 @@ class QuantumTrainer:
         self.training_history = {name: list(values) for name, values in state["history"].items()}
         for name in _COUNTERS:
             setattr(self, name, state["counters"][name])
-
-
-def _placed(model: nn.Module, wish: torch.device | str | None) -> torch.device:
-    """Where the model is to be."""
-    here = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    if wish == KEEP or (wish is None and here.type != "cpu"):
-        return here
-    return find_device("auto" if wish is None else str(wish), "device")

@@ -45,6 +45,8 @@ def read_trainer_file(path: str | Path) -> dict[str, Any]:
     target = Path(path)
     if not target.is_file():
         raise FileNotFoundError(f"{target}: there is no such file")
+    if not zipfile.is_zipfile(target):
+        raise ConfigError(f"{target}: damaged, or no file of save_model")
     try:
         state = torch.load(target, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from qsr.estimators.statistics import Estimate
 from qsr.runs import History
+from qsr.training.model import Model
 from qsr.training.protocols import Callback, Metrics
 from qsr.training.trainer import Trainer
 
@@ -85,15 +87,25 @@ def columns(metrics: Metrics) -> Metrics:
     return {name.replace("/", "_"): value for name, value in metrics.items()}
 
 
-def describe(metrics: Metrics, num_sites: int | None, samples: int) -> str:
-    """One line of progress: the energy per site with its error and variance, the divergence from a teacher, or losses."""
+def describe(metrics: Metrics, num_sites: int | None, samples: int, shown: Sequence[str] = ()) -> str:
+    """One line of progress: the energy per site with its error and variance, the divergence from a teacher, or losses.
+
+    Args:
+        shown: of the metrics of a model on data, by their names without the phase; none: all.
+    """
     if "energy" in metrics and num_sites is not None:
         energy = Estimate(metrics["energy"] / num_sites, metrics["energy_error"] / num_sites)
         flips = f" flips={metrics['flips']}+window {metrics['window']}" if metrics.get("flips") else ""
         return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}{flips}"
     if "kl" in metrics:
         return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
-    return " ".join(f"{name}={value:.5g}" for name, value in metrics.items() if "/" in name)
+    named = {name: value for name, value in metrics.items() if "/" in name and (not shown or name.partition("/")[2] in shown)}
+    return " ".join(f"{name}={value:.5g}" for name, value in named.items())
+
+
+def shown_of(trainer: Trainer) -> tuple[str, ...]:
+    """The metrics that a model on data wants to be shown."""
+    return trainer.model.shown if isinstance(trainer.model, Model) else ()
 
 
 class ProgressBar(Callback):
@@ -107,7 +119,8 @@ class ProgressBar(Callback):
         self.bar = tqdm(total=trainer.steps, initial=trainer.step, unit="step", dynamic_ncols=True, mininterval=0.5)
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        self.bar.set_postfix_str(describe(metrics, self.num_sites, trainer.settings.train.B), refresh=False)
+        line = describe(metrics, self.num_sites, trainer.settings.train.B, shown_of(trainer))
+        self.bar.set_postfix_str(line, refresh=False)
         self.bar.update(trainer.step - self.bar.n)
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
@@ -135,4 +148,4 @@ class ProgressLog(Callback):
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
         epochs = trainer.settings.train.max_epochs
         if trainer.epoch % max(1, epochs // 100) == 0 or trainer.epoch == epochs:
-            logger.info("epoch %d/%d  %s", trainer.epoch, epochs, describe(metrics, None, 0))
+            logger.info("epoch %d/%d  %s", trainer.epoch, epochs, describe(metrics, None, 0, shown_of(trainer)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from qsr.hparams import ConfigError
+
+KEEP = "keep"  # a model stays where it is
 
 
 def find_device(wish: str, setting: str = "train.device") -> torch.device:
@@ -31,3 +34,18 @@ def find_device(wish: str, setting: str = "train.device") -> torch.device:
         expected = f"auto, cpu, cuda or one of {found}" if count else "auto or cpu"
         raise ConfigError(f"{setting}={wish}: this machine has {found}; expected {expected}")
     return torch.device("cuda", device.index or 0)
+
+
+def device_of(model: nn.Module, wish: torch.device | str | None) -> torch.device:
+    """Where a model is to be trained: None means where it is, or from the CPU the first CUDA device, if there is one.
+
+    Args:
+        wish: None, 'keep', or as for `find_device`.
+
+    Raises:
+        ConfigError: as `find_device`.
+    """
+    here = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    if wish == KEEP or (wish is None and here.type != "cpu"):
+        return here
+    return find_device("auto" if wish is None else str(wish), "device")

@@ -93,6 +93,8 @@ class Model(nn.Module, WithHparams[TModelHparams]):
         ConfigError: for settings out of bounds.
     """
 
+    shown: ClassVar[tuple[str, ...]] = ()  # metrics in the lines of the log and on the bar; none: all
+
     def __init__(self, hparams: TModelHparams | Mapping[str, Any]) -> None:
         super().__init__()
         self.take_hparams(hparams)

@@ -211,7 +211,9 @@ def test_the_trainer_of_transformers_trains_with_our_loss(tmp_path: Path) -> Non
     )
     found.train()
     config = {"max_grad_norm": 1.0, "gradient_accumulation_steps": 2, "uncertainty_regularization": 0.0}
-    same = QuantumTrainer(ours, torch.optim.SGD(ours.parameters(), lr=1e-2), QuantumLoss(), "keep", config)
+    same = QuantumTrainer(
+        ours, torch.optim.SGD(ours.parameters(), lr=1e-2), QuantumLoss(), device="keep", quantum_training_config=config
+    )
     ids, labels = tokens(20)
     batches = [(ids[rows : rows + 5], labels[rows : rows + 5]) for rows in range(0, 20, 5)]
     same.train(batches, num_epochs=2)
@@ -272,7 +274,9 @@ def test_a_module_made_of_a_trainer_trains_as_the_trainer_does(tmp_path: Path, s
         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5) if scheduled else None
         schedule = {"superposition_schedule": lambda progress: float(progress > 0.6), "schedule_unit": "step"}
         clipping = {"quantum_gradient_clipping": True, "max_quantum_grad_norm": 0.01, "separate_clipping": True}
-        return QuantumTrainer(model, optimizer, QuantumLoss(), "keep", {**schedule, **clipping}, scheduler)
+        config = {**schedule, **clipping}
+        loss = QuantumLoss()
+        return QuantumTrainer(model, optimizer, loss, device="keep", quantum_training_config=config, lr_scheduler=scheduler)
 
     ours, theirs = one(), one()
     history = ours.train(loader(), loader(20, seed=1), num_epochs=3)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import StepLR
 from qsr.qembed import QuantumTrainer
 from qsr.qembed.losses import EntanglementLoss, QuantumLoss, UncertaintyLoss
 from qsr.qembed.optimizers import EntanglementOptimizer, QuantumOptimizer, UncertaintyOptimizer
-from tests.qembed.trainer_cases import network
+from tests.qembed.trainer_cases import loader, network, trainer
 
 MODEL = network()
 
@@ -80,3 +80,14 @@ def test_kinds(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(TypeError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_losses_get_the_logits_and_the_uncertainty_if_they_ask_for_both() -> None:
+    seen = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, uncertainty: torch.Tensor) -> torch.Tensor:
+        seen.append((logits.shape, uncertainty.shape))
+        return nn.functional.cross_entropy(logits, labels) + 0.1 * uncertainty.mean()
+
+    trainer(loss_fn=loss).train(loader(16, 16), num_epochs=1)
+    assert seen == [((16, 2), (16, 4))]
