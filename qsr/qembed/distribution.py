@@ -1,6 +1,7 @@
 """The batches of a step shared among the processes of torch.distributed: gradients and metrics are those of all batches.
 
-A step of N processes is that of one process with N times the batches (`gradient_accumulation_steps`), to rounding.
+A step of N processes is that of one process with N times the batches (`gradient_accumulation_steps`), to rounding; but each
+replays samples of its own batches, and files hold those of the first.
 """
 
 from __future__ import annotations

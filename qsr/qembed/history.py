@@ -139,7 +139,11 @@ class StepCount(Callback):
         self.owner.global_step = self.before + trainer.step
 
 
-def stopping(monitor: str, patience: int, min_delta: float) -> EarlyStopping:
-    """Ends a fit after so many epochs in a row without a better one."""
-    mode: Any = "max" if monitor.endswith("/accuracy") else "min"
-    return EarlyStopping(EarlyStoppingHparams(monitor=monitor, patience=patience, min_delta=min_delta, mode=mode))
+def stopping(best: BestModel, patience: int, done: int) -> EarlyStopping:
+    """Ends a fit after so many epochs in a row without a better one; `done` epochs are behind it, and `best` knows of them."""
+    mode: Any = "max" if best.monitor.endswith("/accuracy") else "min"
+    settings = EarlyStoppingHparams(monitor=best.monitor, patience=patience, min_delta=best.min_delta, mode=mode)
+    found = EarlyStopping(settings)
+    if best.epoch is not None:
+        found.best, found.waited = best.value, done - 1 - best.epoch
+    return found

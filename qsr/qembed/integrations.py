@@ -223,7 +223,7 @@ def make_lightning_module(trainer: QuantumTrainer) -> Any:
         def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
             clip_by_role(trainer.learner, config, config.max_grad_norm)
             if isinstance(optimizer, UncertaintyOptimizer):
-                optimizer.set_uncertainty(float(trainer.learner.logged["training/uncertainty"]))
+                optimizer.set_uncertainty(self.all_gather(trainer.learner.logged["training/uncertainty"]).mean())
 
         def configure_optimizers(self) -> Any:
             if scheduler is None:

@@ -72,7 +72,8 @@ class QuantumModel(Model[QuantumModelHparams]):
         self.collapse_probability = self._schedule(0.0, None)
         self._fixed: float | None = None
         # Among the weights: a model that is loaded is evaluated as it was while it was trained.
-        end = float(quantum.schedule_epochs or quantum.schedule_period or STANDALONE_EPOCHS)
+        length = quantum.schedule_period if quantum.superposition_schedule == "cyclic" else quantum.schedule_epochs
+        end = float(length or STANDALONE_EPOCHS)
         self.register_buffer("evaluation_probability", torch.tensor(self._schedule(end, None)))
         self.apply_settings()
 
@@ -222,5 +223,7 @@ class QuantumModel(Model[QuantumModelHparams]):
             loss = replay_loss(stored, logits_of(again), None if first is None else first.probs, base_loss, *weights)
         if self.epoch == 0 and torch.is_grad_enabled():  # a look at the metrics ahead of the training is none of it
             probs = seen[0].probs if seen else None
-            buffer.add(inputs if named else {"inputs": inputs}, labels, logits_of(outputs), probs)
+            given = inputs if named else {"inputs": inputs}
+            kept = {name: values for name, values in given.items() if isinstance(values, Tensor)}
+            buffer.add(kept, labels, logits_of(outputs), probs)
         return loss

@@ -189,7 +189,7 @@ class QuantumTrainer:
         callbacks: list[Callback] = [EpochRows(self.training_history, epoch_callback), best]
         if early_stopping_patience is not None:
             check_count("early_stopping_patience", early_stopping_patience, 1)
-            callbacks.append(stopping(monitor, early_stopping_patience, self.config.min_delta))
+            callbacks.append(stopping(best, early_stopping_patience, first_epoch))
         if save_best_model and val_dataloader is None and self.config.superposition_schedule != "constant":
             warnings.warn("save_best_model: training losses of different collapse probabilities are compared", stacklevel=2)
         self.stopped_epoch = None

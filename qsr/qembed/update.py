@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from qsr.hparams import RunSettings
+from qsr.hparams import ConfigError, RunSettings
 from qsr.qembed.distribution import ALONE, Processes
 from qsr.qembed.learning import QuantumModel
 from qsr.qembed.optimizers import UncertaintyOptimizer
@@ -44,7 +45,7 @@ class QuantumUpdate(TorchUpdate):
     `gradient_clipping.max_norm`. The samples that the model replays belong to what is saved.
 
     Raises:
-        ConfigError: for arguments that torch refuses.
+        ConfigError: for arguments that torch refuses, and for replay with an optimizer that searches along a line.
     """
 
     def __init__(self, model: QuantumModel, settings: RunSettings, stage: Stage, processes: Processes = ALONE) -> None:
@@ -53,6 +54,10 @@ class QuantumUpdate(TorchUpdate):
         else:
             self.clipping = settings.gradient_clipping
             ScheduledStep.__init__(self, model.optimizer, settings, stage, model.lr_scheduler)
+        if model.replay is not None and isinstance(self.optimizer, torch.optim.LBFGS):
+            raise ConfigError(
+                f"{model.quantum.label('quantum_memory_replay')}=True: not with LBFGS, which compares losses of the same samples"
+            )
         self.model, self.quantum, self.processes = model, model.quantum, processes
 
     def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:

@@ -135,6 +135,32 @@ def test_losses_of_ones_own_are_replayed_as_they_are():
     assert trainer(config, OfOutputs()).train(loader(), num_epochs=2)["replay_loss"] == known and known[1] > 0
 
 
+def test_columns_that_are_no_tensors_are_not_replayed():
+    config = {"quantum_memory_replay": True}
+    rows = [{"input_ids": ids, "labels": labels} for ids, labels in loader()]
+    named = [{**row, "names": ["a"] * len(row["labels"])} for row in rows]
+    assert trainer(config).train(named, num_epochs=2)["train_loss"] == trainer(config).train(rows, num_epochs=2)["train_loss"]
+
+
+def test_a_line_search_cannot_replay():
+    model = network()
+    found = QuantumTrainer(
+        model,
+        torch.optim.LBFGS(model.parameters()),
+        nn.CrossEntropyLoss(),
+        quantum_training_config={"quantum_memory_replay": True},
+    )
+    with pytest.raises(ValueError, match="quantum_memory_replay=True: not with LBFGS"):
+        found.train(loader(), num_epochs=1)
+
+
+def test_evaluations_before_any_training_have_the_end_of_the_schedule():
+    ends = {"linear": 1.0, "cyclic": 0.0, "constant": 0.5}
+    for kind, end in ends.items():
+        config = {"superposition_schedule": kind, "schedule_epochs": 5, "schedule_period": 3.0}
+        assert float(trainer(config).learner.evaluation_probability) == pytest.approx(end, abs=1e-6)
+
+
 def test_replayed_samples_are_saved_with_the_trainer(tmp_path):
     config = {"quantum_memory_replay": True, "replay_buffer_size": 10}
     found = trainer(config)

@@ -190,23 +190,6 @@ def test_a_saved_trainer_goes_on_where_it_was(tmp_path):
     assert fresh.training_history["train_loss"] == expected["train_loss"]
 
 
-def test_the_best_model_of_a_resumed_training_is_that_of_all_its_epochs(tmp_path):
-    whole, first, second = trainer(rate=0.3), trainer(rate=0.3), trainer(rate=0.3)
-    kept = {"save_best_model": True, "model_save_path": tmp_path / "best.pth"}
-    losses = whole.train(loader(), loader(seed=1), num_epochs=6)["val_loss"]
-    half = min(range(5), key=lambda epoch: losses[epoch]) + 1  # the best epoch of all but the last is done before the break
-    first.train(loader(), loader(seed=1), num_epochs=6, epoch_callback=lambda epoch, row: epoch + 1 == half, **kept)
-    first.save_model(tmp_path / "last.pth")
-    second.load_model(tmp_path / "last.pth")
-    later = second.train(loader(), loader(seed=1), num_epochs=6, first_epoch=half, **kept)["val_loss"]
-    assert later == losses[half:] and later[0] > min(losses)
-    assert (second.best_metric, second.best_epoch) == (whole.best_metric, whole.best_epoch)
-    assert second.task_id == whole.task_id == 0
-    best = trainer()
-    best.load_model(tmp_path / "best.pth")
-    assert best.validate(loader(seed=1))["loss"] == pytest.approx(min(losses), rel=1e-6)
-
-
 def test_files_that_cannot_be_used_say_why(tmp_path):
     found = trainer()
     with pytest.raises(FileNotFoundError, match="there is no such file"):
