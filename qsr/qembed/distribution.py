@@ -45,6 +45,11 @@ class Processes:
             distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return cls(distributed.get_rank(), distributed.get_world_size())
 
+    def wait(self) -> None:
+        """Until all processes are here: what the first one writes is there then."""
+        if self.size > 1:
+            distributed.barrier()
+
     def agree(self, model: nn.Module) -> None:
         """Give the model the parameters and buffers of the first process."""
         if self.size > 1:

@@ -28,7 +28,7 @@ from qsr.training.device import KEEP, device_of
 from qsr.training.fitting import stage_of
 from qsr.training.protocols import Callback
 from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
-from qsr.training.trainer import Trainer
+from qsr.training.trainer import Trainer, cuda_devices
 
 _COUNTERS = ("current_epoch", "global_step", "task_id", "best_metric", "best_epoch", "stopped_epoch")
 
@@ -196,6 +196,7 @@ class QuantumTrainer:
         self.learner.begin_fit(num_epochs)
         try:
             self._fit(train_dataloader, val_dataloader, first_epoch, num_epochs, callbacks)
+            self.processes.wait()
         finally:
             self.best_metric, self.best_epoch = best.value, best.epoch
             self.current_epoch = first_epoch + len(self.training_history["train_loss"]) - begun
@@ -269,7 +270,7 @@ class QuantumTrainer:
             superposition_coherence; NaN for scores of classes where labels are numbers.
         """
         objective = self._objective(dataloader, None)
-        with torch.random.fork_rng(devices=[]), self.learner.collapsing(collapse_probability):
+        with torch.random.fork_rng(devices=cuda_devices(self.model)), self.learner.collapsing(collapse_probability):
             found = objective.evaluate(self.learner, objective.training, "validation")
         return {**dict.fromkeys(("accuracy", "nll", "ece"), math.nan), **of_phase(found, "validation")}
 

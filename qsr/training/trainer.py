@@ -96,7 +96,7 @@ class Trainer:
             RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
         """
         computing = computing_in(self.settings.train.precision, self.model)
-        with torch.random.fork_rng(devices=_cuda_devices(self.model)), computing, _signals_noted() as noted:
+        with torch.random.fork_rng(devices=cuda_devices(self.model)), computing, _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()
@@ -258,7 +258,7 @@ class Trainer:
         logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, problem, self.step)
 
 
-def _cuda_devices(model: nn.Module) -> list[torch.device]:
+def cuda_devices(model: nn.Module) -> list[torch.device]:
     """Where the model's parameters are, as far as the CPU's generator is not the one for dropout there."""
     return sorted({parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}, key=str)
 
