@@ -7,6 +7,7 @@ from qsr.hparams.base import MissingKeyError as MissingKeyError
 from qsr.hparams.base import nearest as nearest
 from qsr.hparams.base import type_name as type_name
 from qsr.hparams.blueprint import blueprint as blueprint
+from qsr.hparams.grammar import parse_scan as parse_scan
 from qsr.hparams.grammar import parse_sections as parse_sections
 from qsr.hparams.imports import allow_import as allow_import
 from qsr.hparams.imports import imports_allowed as imports_allowed

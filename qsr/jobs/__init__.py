@@ -15,6 +15,8 @@ from qsr.jobs.predict import PredictionReport as PredictionReport
 from qsr.jobs.predict import predict_table as predict_table
 from qsr.jobs.predict import predicts as predicts
 from qsr.jobs.run import Run as Run
+from qsr.jobs.snapshots import SnapshotReport as SnapshotReport
+from qsr.jobs.snapshots import make_snapshots as make_snapshots
 from qsr.jobs.train import resume as resume
 from qsr.jobs.train import train as train
 from qsr.jobs.transfer import transfer as transfer
