@@ -1,0 +1,1 @@
+"""Graph networks on lattice snapshots."""
