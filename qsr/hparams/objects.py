@@ -42,7 +42,7 @@ LISTED = frozenset(
         *("sklearn.metrics.mean_absolute_error", "sklearn.metrics.mean_squared_error", "sklearn.metrics.roc_auc_score"),
     )
 )
-# Short names.
+# Short names, and names of QuantumGrav, whose files are read as they are.
 ALIASES = {
     "adam": "torch.optim.Adam",
     "cat": "torch.cat",
@@ -51,6 +51,11 @@ ALIASES = {
     "add_pool": "torch_geometric.nn.global_add_pool",
     "max_pool": "torch_geometric.nn.global_max_pool",
     "mean_pool": "torch_geometric.nn.global_mean_pool",
+    "QuantumGrav.GNNModel": "qsr.graph.GNNModel",
+    **{
+        f"QuantumGrav.models.{name}": f"qsr.graph.{name}"
+        for name in ("Sequential", "LinearSequential", "GNNBlock", "SkipConnection")
+    },
 }
 EXTRAS = {"torch_geometric": "graph", "sklearn": "hsm"}  # packages that `pip install qsr` leaves out
 
