@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import field_validator, model_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +22,7 @@ from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import check_split
 from qsr.graph.stores import Stores, arrays_of, column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.hparams.objects import as_object
 from qsr.runs import replacing_directory
 from qsr.training.random import derived_seed, generator_for, seed_global
 
@@ -47,7 +48,8 @@ class GraphDataHparams(Hparams):
     files: tuple[str, ...] = Hparam(min_length=1, help="HDF5 files and zarr stores; samples are numbered through all of them")
     output: str | None = Hparam(None, help="directory for prepared graphs (processed/); needed by pre_transform and pre_filter")
     reader: Any = Hparam(
-        None, help="reader(store, idx, float_dtype, int_dtype, validate) -> sample; None: `SnapshotReader()`, for snapshot files"
+        None,
+        help="reader(store, idx, float_dtype, int_dtype, validate) -> sample; None: `SnapshotReader()`, for snapshot files",
     )
     pre_transform: Any = Hparam(None, help="sample -> graph, once; what it returns is kept")
     pre_filter: Any = Hparam(None, help="sample -> whether to keep it, before pre_transform")
@@ -66,7 +68,8 @@ class GraphDataHparams(Hparams):
 
     @field_validator(*_CALLABLES)
     @classmethod
-    def _can_be_called(cls, value: Any) -> Any:
+    def _can_be_called(cls, value: Any, checked: ValidationInfo) -> Any:
+        value = as_object(value, cls.label(str(checked.field_name)))
         if value is not None and not callable(value):
             raise ValueError("must be a function")
         return value

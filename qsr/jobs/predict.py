@@ -15,6 +15,8 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.predictions import Predictions, as_csv, predict
 from qsr.jobs.features import feature_names, features_of
+from qsr.jobs.graphs import predict_graphs
+from qsr.jobs.reports import metric_lines
 from qsr.jobs.run import Run, check_writable, path_of
 from qsr.jobs.sequences import predict_sequences
 from qsr.runs import StoredRun, read_run, restore_model, write_atomically
@@ -69,10 +71,9 @@ class PredictionReport:
 
     def lines(self) -> list[str]:
         """For the terminal: the metrics, and how many predictions there are."""
-        width = max((len(name) for name in self.metrics), default=0)
         count = len(self.predictions.energy)
         of = "" if self.known in (0, count) else f", metrics of the {self.known} rows with a target that training knew"
-        return [f"{count} predictions{of}", *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
+        return metric_lines(f"{count} predictions{of}", self.metrics)
 
 
 def predict_table(
@@ -103,7 +104,7 @@ def predict_table(
     stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
     kind = stored.settings.model.section
     if kind not in KINDS:
-        known = " and ".join(f"--{name}" for name in KINDS)
+        known = ", ".join(f"--{name}" for name in KINDS)
         raise ConfigError(f"--data: predictions are for runs of {known}, and {stored.path} is a run of --{kind}")
     directory = Path(output or stored.path)
     if write:
@@ -129,7 +130,11 @@ def predict_rows(stored: StoredRun, model: HilbertSpaceModel, data: Any) -> Pred
 
 
 # Who predicts for new data, by the kind of the model.
-KINDS: dict[str, Callable[[StoredRun, Any, Any], Report]] = {"hsm": predict_rows, "qembed": predict_sequences}
+KINDS: dict[str, Callable[[StoredRun, Any, Any], Report]] = {
+    "hsm": predict_rows,
+    "qembed": predict_sequences,
+    "graph": predict_graphs,
+}
 
 
 def predicts(settings: RunSettings) -> bool:
