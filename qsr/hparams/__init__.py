@@ -18,3 +18,9 @@ from qsr.hparams.registry import register_section as register_section
 from qsr.hparams.registry import sections as sections
 from qsr.hparams.run import SCHEMA_VERSION as SCHEMA_VERSION
 from qsr.hparams.run import RunSettings as RunSettings
+from qsr.hparams.sweeps import ConfigHandler as ConfigHandler
+from qsr.hparams.sweeps import range_inclusive as range_inclusive
+from qsr.hparams.tags import ConfigLoader as ConfigLoader
+from qsr.hparams.tags import convert_to_pyobject_tags as convert_to_pyobject_tags
+from qsr.hparams.tags import dump_yaml as dump_yaml
+from qsr.hparams.tags import load_yaml as load_yaml

@@ -1,0 +1,9 @@
+"""Graph networks on lattice snapshots: models from settings, with the layers of torch_geometric (the extra `graph`)."""
+
+from qsr.graph.blocks import GNNBlock as GNNBlock
+from qsr.graph.blocks import LinearSequential as LinearSequential
+from qsr.graph.blocks import SkipConnection as SkipConnection
+from qsr.graph.model import GNNModel as GNNModel
+from qsr.graph.model import apply_model as apply_model
+from qsr.graph.sequential import Sequential as Sequential
+from qsr.graph.settings import GNNModelHparams as GNNModelHparams
