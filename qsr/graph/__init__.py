@@ -7,3 +7,4 @@ from qsr.graph.model import GNNModel as GNNModel
 from qsr.graph.model import apply_model as apply_model
 from qsr.graph.sequential import Sequential as Sequential
 from qsr.graph.settings import GNNModelHparams as GNNModelHparams
+from qsr.graph.trainer import Trainer as Trainer

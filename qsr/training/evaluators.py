@@ -31,7 +31,7 @@ class Evaluator:
         device: where batches go; the model must be there.
         criterion: `criterion(outputs, data)`, a scalar; see `as_criterion`.
         evaluator_tasks: mappings with `name`, `monitor`, and perhaps `args`, `kwargs`, `task`; see `Monitor`.
-        apply_model: `apply_model(model, data)`; None: `apply_to_graphs`.
+        apply_model: `apply_model(model, data)`; None: `model(x, edge_index, batch)`.
 
     Attributes:
         tasks: (name, what is called) of each task.
@@ -134,11 +134,8 @@ class Tester(Evaluator):
 
 
 def apply_to_graphs(model: Any, data: Any) -> Any:
-    """`model(x, edge_index, batch)`; a model with a network for features of whole graphs gets `graph_features`, too."""
-    features = getattr(data, "graph_features", None)
-    if features is None or getattr(model, "graph_features_net", None) is None:
-        return model(data.x, data.edge_index, data.batch)
-    return model(data.x, data.edge_index, data.batch, graph_features=features)
+    """`model(x, edge_index, batch)` of a batch of graphs."""
+    return model(data.x, data.edge_index, data.batch)
 
 
 def as_criterion(criterion: Callable[..., Tensor], trainer: Any = None) -> Criterion:

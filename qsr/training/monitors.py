@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qsr.hparams import ConfigError, Hparam, Hparams, nearest
+from qsr.hparams.objects import find_object
 from qsr.training.scores import SCORES
 
 _DATA_ARGUMENTS = ("y_true", "y_pred")
@@ -74,10 +75,9 @@ class Monitor:
 
     def __init__(self, task: EvaluatorTask) -> None:
         self.name, self.head = task.name, task.task
-        self.target = _built(task)
+        self.target, self._args, self._kwargs = _built(task)
         self._streams = all(callable(getattr(self.target, part, None)) for part in ("update", "compute", "reset"))
         self._takes_arrays = not self._streams and all(name in _parameters(self.target) for name in _DATA_ARGUMENTS)
-        self._args, self._kwargs = (list(task.args), dict(task.kwargs)) if self.target is task.monitor else ([], {})
         # By identity: comparing metrics of torchmetrics makes new metrics.
         self.needs_data = not any(self.target is reducer for reducer in _REDUCERS)
 
@@ -161,21 +161,22 @@ def arrays(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[ND
     return true.flatten().long().numpy(), classes.numpy()
 
 
-def _built(task: EvaluatorTask) -> Any:
-    monitor = task.monitor
+def _built(task: EvaluatorTask) -> tuple[Any, list[Any], dict[str, Any]]:
+    """What is called, with the arguments that it gets beside the data."""
+    monitor, args, kwargs = task.monitor, list(task.args), dict(task.kwargs)
+    if isinstance(monitor, str) and "." in monitor:
+        monitor = find_object(monitor, "evaluator_tasks.monitor")
     if isinstance(monitor, str):
         if monitor not in SCORES:
             raise ConfigError(f"evaluator_tasks.monitor={monitor}: unknown score{nearest(monitor, SCORES)}")
-        return SCORES[monitor] if not (task.args or task.kwargs) else _refused(task)
+        if args or kwargs:
+            raise ConfigError(f"evaluator_tasks.kwargs: {task.name}: the score {monitor} takes no arguments")
+        monitor = SCORES[monitor]
     if inspect.isclass(monitor):
-        monitor = monitor(*task.args, **task.kwargs)
+        return monitor(*args, **kwargs), [], {}
     if not callable(monitor) and not hasattr(monitor, "compute"):
         raise ConfigError(f"evaluator_tasks.monitor: {task.name}: must be a function or a metric, found {type(monitor).__name__}")
-    return monitor
-
-
-def _refused(task: EvaluatorTask) -> Any:
-    raise ConfigError(f"evaluator_tasks.kwargs: {task.name}: the score {task.monitor} takes no arguments")
+    return monitor, args, kwargs
 
 
 def _parameters(target: Any) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 import sklearn.metrics
 import torch
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from qsr.hparams import ConfigError
 from qsr.training.evaluators import Evaluator, Tester, Validator, as_criterion
@@ -214,6 +215,23 @@ def test_metrics_with_update_and_compute() -> None:
     evaluator = Evaluator("cpu", mean_of_x, [{"name": "n", "monitor": CountRight, "kwargs": {"scale": 2.0}}], apply)
     for _ in range(2):  # reset each time
         assert evaluator.evaluate(Outputs(0), batches)["n"][-1] == 2 * right
+
+
+def test_metrics_of_torchmetrics() -> None:
+    batches = classes()
+    y_true, y_pred = labels_of(batches)
+    metric = MulticlassAccuracy(num_classes=3, average="micro")
+    assert evaluated(batches, metric) == pytest.approx((y_true == y_pred).mean(), abs=1e-6)
+    assert evaluated(batches, MulticlassAccuracy, args=[3], kwargs={"average": "micro"}) == evaluated(batches, metric)
+
+
+def test_functions_of_files_are_called_by_their_names() -> None:
+    batches = classes()
+    y_true, y_pred = labels_of(batches)
+    found = evaluated(batches, "sklearn.metrics.f1_score", kwargs={"average": "weighted"})
+    assert found == sklearn.metrics.f1_score(y_true, y_pred, average="weighted")
+    with pytest.raises(ConfigError, match="not among the objects"):
+        evaluated(batches, "os.system")
 
 
 class Difference:
