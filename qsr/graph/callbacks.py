@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from qsr.graph.learner import Evaluated
+from qsr.hparams import ConfigError
 from qsr.runs import save_weights
 from qsr.training import Callback, Trainer
 from qsr.training.metric_table import MetricTable
@@ -130,3 +131,19 @@ class BestModel(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.weights, self.epoch, self.metrics = state["weights"], state["epoch"], state["metrics"]
+
+
+class TrialReport(Callback):
+    """Tells a trial of Optuna the validation loss after every epoch, and ends the training when it is to be pruned."""
+
+    def __init__(self, trial: Any) -> None:
+        self.trial = trial
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        if "validation/loss" not in metrics:
+            raise ConfigError("trial: needs the loss on validation data, and there are none")
+        self.trial.report(metrics["validation/loss"], trainer.epoch)
+        if self.trial.should_prune():
+            import optuna
+
+            raise optuna.TrialPruned(f"after epoch {trainer.epoch}")

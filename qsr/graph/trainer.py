@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from qsr.graph.building import built_evaluator, built_network, built_stopper, run_settings
-from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, ValidationRows
+from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, TrialReport, ValidationRows
 from qsr.graph.config import SPLIT, GraphConfig
 from qsr.graph.learner import Evaluated, GraphLearner
 from qsr.graph.loading import Parts, configured_parts, loader, split_dataset
@@ -47,6 +47,7 @@ class Trainer:
     Args:
         config: a mapping, or a YAML file.
         directory: of a run that goes on; None: a new one.
+        allow: modules that a file may name objects of, beside those that are there anyway.
 
     Attributes:
         config: the configuration as it was given.
@@ -66,8 +67,10 @@ class Trainer:
 
     schema: ClassVar[type[GraphConfig]] = GraphConfig
 
-    def __init__(self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None) -> None:
-        self.config = as_config(config)
+    def __init__(
+        self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None, allow: Iterable[str] = ()
+    ) -> None:
+        self.config = as_config(config, allow)
         self._config = checked = GraphConfig(**self.config)
         training = checked.training
         self.device = find_device(training.device, "training.device")
@@ -93,12 +96,8 @@ class Trainer:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) -> Trainer:
-        """As the constructor.
-
-        Args:
-            allow: modules that a YAML file may name objects of.
-        """
-        return cls(as_config(config, allow))
+        """As the constructor, for a new run."""
+        return cls(config, allow=allow)
 
     @classmethod
     def load_checkpoint(
@@ -109,7 +108,7 @@ class Trainer:
         Args:
             path: the run directory.
             config: that of the run; None: its config.yaml. Only `training.path` and `training.device` may differ.
-            allow: modules that the file may name objects of, beside those that are there anyway.
+            allow: as for the constructor.
 
         Raises:
             ConfigError: if there is no run, it has no checkpoint yet, or the configuration is another one.
@@ -117,7 +116,7 @@ class Trainer:
         directory = RunDirectory.open(path)
         if config is None and not (directory.path / CONFIG_FILE).is_file():
             raise ConfigError(f"{path}: has no {CONFIG_FILE}, because not all its objects have names; pass config=...")
-        trainer = cls(as_config(directory.path / CONFIG_FILE if config is None else config, allow), directory)
+        trainer = cls(directory.path / CONFIG_FILE if config is None else config, directory, allow)
         trainer._check_same()
         found = directory.latest_checkpoint()
         if found is None:
@@ -227,7 +226,7 @@ class Trainer:
     # --- training and testing ---------------------------------------------------------------------------------------
 
     def run_training(
-        self, train_loader: Any, val_loader: Any = None, callbacks: Sequence[Callback] = ()
+        self, train_loader: Any, val_loader: Any = None, trial: Any = None, callbacks: Sequence[Callback] = ()
     ) -> tuple[MetricTable, Any]:
         """Train to the last epoch, or until early stopping ends it; from a checkpoint on, if there is one.
 
@@ -236,6 +235,7 @@ class Trainer:
 
         Args:
             train_loader, val_loader: iterables of batches with a length.
+            trial: of a search (`qsr.hparams.search`): hears of the validation loss of every epoch, and may end the training.
             callbacks: called at every hook of the Trainer, after those of this one.
 
         Returns:
@@ -245,6 +245,7 @@ class Trainer:
         Raises:
             ConfigError: for loaders without batches, other loaders than before, and what a criterion or monitor refuses.
             RunFailed: (a RuntimeError) if the loss stays non-finite.
+            optuna.TrialPruned: when the trial says so.
             Interrupted: on SIGINT or SIGTERM, with everything saved.
         """
         if not len(train_loader):
@@ -257,7 +258,8 @@ class Trainer:
         objective = Evaluated(LoaderSource(train_loader, self.seed), validation, self.validator, self.seed)
         stage = stage_of(self.settings, objective)
         history = [] if self.directory is None else [HistoryWriter(self.directory.history)]
-        watching = [*history, ProgressLog(), *self._watchers, *callbacks]
+        reports = [] if trial is None else [TrialReport(trial)]
+        watching = [*history, ProgressLog(), *self._watchers, *reports, *callbacks]
         rule = TorchUpdate(self._learner, self.settings, stage)
         trainer = OneTrainer(self._learner, objective, rule, watching, self.settings, self.directory, stage)
         with ExitStack() as stack:
@@ -283,7 +285,7 @@ class Trainer:
             weights: 'last' for those of the last epoch.
 
         Returns:
-            A table with one row; without a tester it is empty.
+            A table with one row (of a tester of one's own: what it returns); without a tester it is empty.
 
         Raises:
             ConfigError: for a loader without batches, and what a monitor refuses.
@@ -294,12 +296,15 @@ class Trainer:
         try:
             if weights == "best" and self._best.weights is not None:
                 self._learner.load_state_dict(self._best.weights)
-            with torch.random.fork_rng(), logged(self.directory, self._config.log_level):
+            with (
+                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+                logged(self.directory, self._config.log_level),
+            ):
                 table = self.tester.test(self.model, LoaderSource(test_loader, self.seed).seeded(0))
                 self.tester.report(table)
         finally:
             self._learner.load_state_dict(kept)
-        return table.tail(1)
+        return table.tail(1) if hasattr(table, "tail") else table
 
     def _begin(self, trainer: OneTrainer, steps_per_epoch: int) -> None:
         """Go on from the last checkpoint, or write the first one and the settings."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from qsr.graph import Trainer
 from qsr.hparams import ConfigError
@@ -124,6 +125,22 @@ def _assert_same_run(again: Trainer, whole: Trainer, training: Any, validation: 
     assert same_history(RunDirectory(again.data_path).history, RunDirectory(whole.data_path).history)
     best = [RunDirectory(run.data_path).path / "best" / "best.safetensors" for run in (again, whole)]  # type: ignore[arg-type]
     assert best[0].read_bytes() == best[1].read_bytes()
+
+
+def test_a_step_that_blows_up_is_taken_back(tmp_path: Path) -> None:
+    """The ninth loss of the training is infinite once: the second epoch begins anew, with half the rate."""
+    calls: list[bool] = []
+
+    def criterion(outputs: Any, data: Any) -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        return compute_loss(outputs, data) * (torch.inf if calls[-1] and sum(calls) == 9 else 1.0)
+
+    found, training, validation = trained(config(tmp_path, criterion=criterion))
+    assert list(training["epoch"]) == [0, 1, 2, 3] and len(validation) == 4
+    assert sum(calls) == 4 * 6 + 3, "the third step of an epoch blew up"
+    assert found.data_path is not None
+    rates = RunDirectory(found.data_path).history.read("steps")["lr"]
+    assert rates.tolist() == [1e-2] * 6 + [5e-3] * 18
 
 
 PROGRAM = """

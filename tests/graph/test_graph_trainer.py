@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from torch import Tensor, nn
@@ -340,6 +341,20 @@ def test_without_early_stopping_the_best_loss_is_tested(tmp_path: Path) -> None:
     net = Net()
     net.load_state_dict(seen.epochs[1])
     assert found.run_test(test)["loss_avg"][-1] == found.tester.test(net, test)["loss_avg"][-1]
+
+
+def test_a_trial_of_a_search_is_pruned() -> None:
+    """The pruner ends what is above 0 in the second epoch, as every loss is."""
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.0, n_warmup_steps=2))
+
+    def objective(trial: Any) -> float:
+        found = Trainer.from_config(config("<NONE>"))
+        _, validation = found.run_training(*found.prepare_dataloaders(rings(60))[:2], trial)
+        return float(validation["loss_avg"][-1])
+
+    study.optimize(objective, n_trials=1)
+    (trial,) = study.trials
+    assert trial.state == optuna.trial.TrialState.PRUNED and sorted(trial.intermediate_values) == [1, 2]
 
 
 def test_untrained_models_can_be_tested(tmp_path: Path) -> None:
