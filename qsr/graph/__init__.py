@@ -11,3 +11,4 @@ from qsr.graph.model import apply_model as apply_model
 from qsr.graph.sequential import Sequential as Sequential
 from qsr.graph.settings import GNNModelHparams as GNNModelHparams
 from qsr.graph.snapshots import SnapshotReader as SnapshotReader
+from qsr.graph.trainer import Trainer as Trainer

@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from qsr.graph.cache import SCHEMA, Chunks, describe_callable, is_current, write_chunk, write_meta
 from qsr.graph.snapshots import SnapshotReader
-from qsr.graph.splits import check_split
-from qsr.graph.stores import Stores, arrays_of, column, is_snapshots, sample_count, stamps
+from qsr.graph.splits import SPLIT, check_split
+from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
 from qsr.hparams.objects import as_object
 from qsr.runs import replacing_directory
@@ -57,13 +57,13 @@ class GraphDataHparams(Hparams):
     validate_data: bool = Hparam(True, help="check every graph that was read; the reader is told, too")
     n_processes: int = Hparam(1, ge=0, help="processes that prepare graphs; the result does not depend on it")
     chunksize: int = Hparam(1000, ge=1, help="samples that are prepared and kept together")
-    split: tuple[float, ...] = Hparam((0.8, 0.1, 0.1), help="shares of training, validation and (if there are three) test data")
-    split_by: Literal["sample", "state_id"] = Hparam(
-        "sample", help="state_id: all samples of a state are in one part, to test on states that training did not see"
+    split: tuple[float, ...] = Hparam(SPLIT, help="shares of training, validation and (if there are three) test data")
+    split_by: str | None = Hparam(
+        None, help="attribute of the graphs such as state_id; those with the same value stay together, shares are of its values"
     )
     shuffle: bool = Hparam(False, help="another order of the samples, by the seed")
     subset: float | None = Hparam(None, gt=0, le=1, help="share of the samples to take, drawn without replacement; None: all")
-    float_type: Literal["float16", "float32", "float64"] = Hparam("float32", help="what the reader is asked for")
+    float_type: Literal["float32", "float64"] = Hparam("float32", help="what the reader is asked for")
     int_type: Literal["int32", "int64"] = Hparam("int64", help="what the reader is asked for")
 
     @field_validator(*_CALLABLES)
@@ -127,8 +127,12 @@ class GraphDataset(Dataset[Any]):
         graph = self.source.read(row) if self.chunks is None else self.chunks[row]
         return graph if self.settings.transform is None else self.settings.transform(graph)
 
+    def has_column(self, name: str) -> bool:
+        """Whether all files have an array with a number for each sample, as `state_id`."""
+        return self.source.has_column(name)
+
     def column(self, name: str) -> NDArray[Any]:
-        """(S,) an array of the files with a number for each sample, as `state_id`; raises ConfigError if one lacks it."""
+        """(S,) such an array; raises ConfigError where a file lacks it."""
         found = self.source.column(name)
         return found[self.rows] if self.chunks is None else found[self.chunks.index[self.rows]]
 
@@ -196,6 +200,9 @@ class _Source:
             file, inside = self._place(number)
             check_graph(graph, f"{self.stores.files[file]}: sample {inside}")
         return graph
+
+    def has_column(self, name: str) -> bool:
+        return all(find_column(arrays_of(self.stores[number]), name) is not None for number in range(len(self.ends)))
 
     def column(self, name: str) -> NDArray[Any]:
         """(all samples,) an array of the files."""

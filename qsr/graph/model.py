@@ -172,12 +172,14 @@ class GNNModel(nn.Module):
         return self.settings[kind], self.settings[f"{name}_args"], self.settings[f"{name}_kwargs"], self.settings.label(kind)
 
 
-def apply_model(model: GNNModel, data: Any) -> dict[int, Tensor]:
+def apply_model(model: nn.Module, data: Any) -> Any:
     """A model's outputs for a batch of graphs (torch_geometric's Data), with all that it takes of them.
 
-    Beside x, edge_index and batch these are the graph features, for a model with a network for them, and what the encoder
-    names among its inputs and the graphs have: edge_attr, edge_weight, pos, ...
+    Every network gets x, edge_index and batch. A `GNNModel` also gets the graph features, if it has a network for them, and
+    what its encoder names among its inputs and the graphs have: edge_attr, edge_weight, pos, ...
     """
+    if not isinstance(model, GNNModel):
+        return model(data.x, data.edge_index, data.batch)
     further = [name for name in model.encoder_inputs if name not in ("x", "edge_index", "batch") and name in data]
     features = data["graph_features"] if model.graph_features_net is not None and "graph_features" in data else None
     inputs = {name: data[name] for name in further}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qsr.graph.edges import radius_edges
-from qsr.graph.stores import arrays_of, column
+from qsr.graph.stores import arrays_of, find_column
 from qsr.hparams.base import ConfigError
 
 CUTOFF = 1.5  # nearest and next-nearest neighbours of a square lattice
@@ -82,8 +82,8 @@ def _edges_once(positions: bytes, attributes: Any, cutoff: float, power: float) 
 
 
 def _number(arrays: Any, name: str, idx: int, float_dtype: torch.dtype, int_dtype: torch.dtype) -> Tensor:
-    place = next((place for place in (name, f"params/{name}") if place in arrays), None)
-    if place is None:
-        column(arrays, name, "data.reader")  # says so
-    value = arrays[place][idx]
+    numbers = find_column(arrays, name)
+    if numbers is None:
+        raise ConfigError(f"data.reader: the snapshots have no '{name}'")
+    value = numbers[idx]
     return torch.tensor(value, dtype=int_dtype if np.issubdtype(np.asarray(value).dtype, np.integer) else float_dtype)

@@ -77,16 +77,22 @@ def sample_count(arrays: Any, where: str) -> int:
     raise ConfigError(f"{where}: how many samples are there? expected an attribute num_samples, found {found}")
 
 
+def find_column(arrays: Any, name: str) -> Any:
+    """The array with a number for each sample of this name, which may be a parameter of snapshots; None if there is none."""
+    place = next((place for place in (name, f"params/{name}") if place in arrays), None)
+    return None if place is None else arrays[place]
+
+
 def column(arrays: Any, name: str, where: str) -> NDArray[Any]:
-    """(S,) one number for each sample: an array, or a parameter of snapshots.
+    """(S,) one number for each sample.
 
     Raises:
         ConfigError: if there is none.
     """
-    for place in (name, f"params/{name}"):
-        if place in arrays:
-            return np.asarray(arrays[place][:])
-    raise ConfigError(f"{where}: has no array '{name}' with a number for each sample")
+    found = find_column(arrays, name)
+    if found is None:
+        raise ConfigError(f"{where}: has no array '{name}' with a number for each sample")
+    return np.asarray(found[:])
 
 
 def stamps(path: str | Path) -> list[tuple[str, int, int]]:

@@ -60,7 +60,7 @@ def test_other_targets_cutoffs_and_number_formats(file: Path) -> None:
     assert graph.edge_attr.tolist() == [1.0] * 14 and graph.graph_features.tolist() == [[7.0, 1.0]]
     batch = next(iter(DataLoader(dataset_from({"files": [str(file)], "reader": reader}), batch_size=4)))
     assert batch.graph_features.shape == (4, 2) and batch.y.shape == (4,) and batch.num_graphs == 4
-    with pytest.raises(ConfigError, match="has no array 'detla'"):
+    with pytest.raises(ConfigError, match="the snapshots have no 'detla'"):
         dataset_from({"files": [str(file)], "reader": SnapshotReader(target="detla")})[0]
 
 
@@ -210,9 +210,9 @@ def test_split_sizes_and_groups() -> None:
     for split, said in (
         ((0.8, 0.1), r"Split ratios must sum to 1\.0\. Provided split: \[0\.8, 0\.1\]"),
         ((1.0,), "two or three shares"),
-        ((0.5, 0.0, 0.5), r"validation size cannot be 0"),
-        ((0.0, 0.5, 0.5), r"train size cannot be 0"),
-        ((0.9, 0.1, 0.0), r"test size cannot be 0"),
+        ((0.5, 0.0, 0.5), "two or three shares greater than 0"),
+        ((0.98, 0.01, 0.01), r"validation size cannot be 0; there are 30 samples"),
+        ((0.65, 0.34, 0.01), r"test size cannot be 0"),
     ):
         with pytest.raises(ConfigError, match=said):
             split_indices(30, split, 0)
