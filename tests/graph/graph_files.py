@@ -8,6 +8,7 @@ import torch
 import zarr
 
 import qsr
+from qsr.graph import SnapshotReader
 from qsr.jobs import make_snapshots
 
 DELTAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
@@ -45,3 +46,17 @@ def with_density(graph: Any) -> Any:
 
 def is_filled(graph: Any) -> bool:
     return bool(graph.x.sum() > 1)
+
+
+def read_third(store: Any, idx: int, float_dtype: torch.dtype, int_dtype: torch.dtype, validate: bool) -> Any:
+    """A snapshot with the third of the detunings that it is from as its class."""
+    graph = SnapshotReader(target="state_id")(store, idx, float_dtype, int_dtype, validate)
+    graph.y = graph.y // 2
+    return graph
+
+
+def with_moments(graph: Any) -> Any:
+    """Four features of the whole graph."""
+    density = graph.x.mean()
+    graph.graph_features = torch.stack([density**power for power in (1, 2, 3, 4)])[None]
+    return graph
