@@ -12,6 +12,7 @@ from qsr.training import Interrupted, RunFailed
 
 from .commands import exact, finetune, load, plot, train, transfer
 from .hsm import hsm
+from .snapshots import snapshots
 
 BAD_INPUT, FAILED = 2, 1
 
@@ -29,7 +30,7 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, finetune, transfer, exact, plot, hsm):
+for _command in (train, load, finetune, transfer, exact, plot, hsm, snapshots):
     qsr.add_command(_command)
 
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"torch": "pytorch", "ray": "ray-tune"}
+CONDA_NAMES = {"torch": "pytorch", "torch-geometric": "pytorch_geometric", "ray": "ray-tune"}
 
 
 def setup_cfg() -> configparser.ConfigParser:

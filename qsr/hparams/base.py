@@ -220,8 +220,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def explain(cls: type[Hparams], error: ValidationError) -> str:
-    """One line for the first problem pydantic found in a section."""
-    problem = error.errors(include_url=False)[0]
+    """One line for the first problem pydantic found in a section; a misspelt name before the one that it leaves unset."""
+    problems = error.errors(include_url=False)
+    problem = next((found for found in problems if found["type"] == "extra_forbidden"), problems[0])
     location = [str(part) for part in problem["loc"]]
     name = location[0] if location else ""
     if problem["type"] == "extra_forbidden":

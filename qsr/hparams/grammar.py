@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
-from qsr.hparams.base import ConfigError
+from qsr.hparams.base import ConfigError, Hparams
 from qsr.hparams.registry import class_for, find_section, hparams_class, sections
 
 INSIDE = ("subsampler", "sampler")  # settings of a model that are another model
@@ -95,6 +97,46 @@ def _place_tokens(model: dict[str, Any] | None, name: str, values: dict[str, Any
     if EMBEDDING in model:
         raise ConfigError(f"{flag}: --{model['type']} has its tokens already")
     model[EMBEDDING] = {"type": name, **values}
+
+
+def parse_scan(arguments: Sequence[str]) -> list[dict[str, Any]]:
+    """The problems of `--rydberg Lx=4 Ly=4 delta=0:3:0.25`, as mappings with their `type`.
+
+    A number may have several values, `0.5,1,2.25:3:0.25` with ranges first:last:step that include the last; all combinations
+    are taken, the last setting that has several changes fastest.
+
+    Raises:
+        ConfigError: see `split_sections`; also for other sections than one problem, and ranges that are none.
+    """
+    written = split_sections(arguments)
+    if len(written) != 1 or find_section(written[0][0]).role != "hamiltonian":
+        found = " ".join(f"--{name}" for name, _ in written)
+        raise ConfigError(f"expected one problem section such as --rydberg Lx=4 Ly=4, found {found or 'none'}")
+    name, words = written[0]
+    schema = hparams_class(name)
+    choices = [_values(schema, word, text) for word, text in words.items()]
+    return [{"type": name, **dict(zip(words, chosen, strict=True))} for chosen in itertools.product(*choices)]
+
+
+def _values(schema: type[Hparams], name: str, text: str) -> list[Any]:
+    """What a setting of a scan may be."""
+    field = schema.model_fields.get(name)
+    if field is None or field.annotation is not float:
+        return [schema.parse_value(name, text)]
+    found: list[Any] = []
+    for part in text.split(","):
+        if ":" not in part:
+            found.append(schema.parse_value(name, part))
+            continue
+        try:
+            first, last, step = (Decimal(number) for number in part.split(":"))  # 0:1:0.1 has 0.3 in it, not 0.30000000000000004
+            count = int((last - first) / step)
+        except (ValueError, ArithmeticError):
+            raise ConfigError(f"{schema.label(name)}={part}: expected first:last:step, such as 0:3:0.25") from None
+        if count < 0:
+            raise ConfigError(f"{schema.label(name)}={part}: the steps lead away from the last value")
+        found += [float(first + index * step) for index in range(count + 1)]
+    return found
 
 
 def _place(tree: dict[str, Any], key: str, values: dict[str, Any], flag: str) -> None:

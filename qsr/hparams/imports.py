@@ -15,21 +15,26 @@ from qsr.hparams.base import ConfigError
 ENVIRONMENT = "QSR_ALLOW_IMPORTS"  # module names with commas between them
 
 _allowed: set[str] = set()
-_known: dict[str, type] = {}  # classes of this process, which were imported by whoever defined them
+_known: dict[str, Any] = {}  # classes and functions of this process, which were imported by whoever defined them
 
 
-def remember(cls: type) -> None:
-    """Let settings name a class that exists already; nothing has to be imported for it."""
-    _known[dotted_name(cls)] = cls
+def remember(thing: Any) -> None:
+    """Let settings name a class or function that exists already; nothing has to be imported for it."""
+    _known[dotted_name(thing)] = thing
 
 
-def dotted_name(cls: type) -> str:
-    """`package.module.Class`; for a class of the script that is running, with the script's name in place of `__main__`."""
-    module = cls.__module__
+def remembered(name: str) -> Any:
+    """What has been remembered under a dotted name; None for other names."""
+    return _known.get(name)
+
+
+def dotted_name(thing: Any) -> str:
+    """`package.module.Name` of a class or function; one of the script that is running has the script's name for `__main__`."""
+    module = thing.__module__
     if module == "__main__":
         file = getattr(sys.modules["__main__"], "__file__", None)
         module = Path(file).stem if file else module
-    return f"{module}.{cls.__qualname__}"
+    return f"{module}.{thing.__qualname__}"
 
 
 def allow_import(*modules: str) -> None:
@@ -62,33 +67,47 @@ def find_class(name: str, base: type, where: str) -> Any:
     """
     if not isinstance(name, str):
         raise ConfigError(f"{where}={name!r}: must be the name of a class, package.module.Class")
-    found: Any = _known.get(name)
+    found = remembered(name)
     if found is None:
-        found = _imported(name, where)
+        module = name.rpartition(".")[0]
+        if not is_allowed(module):
+            raise ConfigError(f"{where}={name}: modules are imported only when you say so; {how_to_allow(module or name)}")
+        found = imported(name, f"{where}={name}")
     if not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"{where}={name}: must name a subclass of {base.__name__}, found {found!r}")
-    if name not in _known and not _is_allowed(found.__module__):
+    if name not in _known and not is_allowed(found.__module__):
         raise ConfigError(f"{where}={name}: comes from {found.__module__}, which is not allowed")
     return found
 
 
-def _imported(name: str, where: str) -> Any:
-    module, _, attribute = str(name).rpartition(".")
-    if not module or not _is_allowed(module):
-        raise ConfigError(
-            f"{where}={name}: modules are imported only when you say so; add --allow-import {module or name} "
-            f"(in Python: allow_import) if you trust it"
-        )
-    if os.getcwd() not in sys.path:
+def imported(name: str, where: str) -> Any:
+    """The object of a dotted name, whose module is trusted or allowed: whoever calls this has made sure of that.
+
+    Raises:
+        ConfigError: beginning with `where`, if there is none.
+    """
+    module, _, attribute = name.rpartition(".")
+    if is_allowed(module) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` does: a model of one's own usually lies beside its settings
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise ConfigError(f"{where}={name}: cannot import {module} ({error})") from None
+        raise ConfigError(f"{where}: cannot import {module} ({error})") from None
     except AttributeError:
-        raise ConfigError(f"{where}={name}: {module} has no {attribute}") from None
+        raise ConfigError(f"{where}: {module} has no {attribute}") from None
 
 
-def _is_allowed(module: str) -> bool:
+def is_allowed(module: str) -> bool:
+    """Whether the user trusts a module: named to `allow_import`, or in QSR_ALLOW_IMPORTS, or below one that is."""
     trusted = _allowed | {entry.strip() for entry in os.environ.get(ENVIRONMENT, "").split(",") if entry.strip()}
-    return any(module == entry or module.startswith(f"{entry}.") for entry in trusted)
+    return is_below(module, trusted)
+
+
+def is_below(module: str, roots: Iterable[str]) -> bool:
+    """Whether a module is one of the roots or lies in one: torch.nnx does not lie in torch.nn."""
+    return any(module == root or module.startswith(f"{root}.") for root in roots)
+
+
+def how_to_allow(module: str) -> str:
+    """What to do about a name that is not imported unasked."""
+    return f"add --allow-import {module} (in Python: allow_import) if you trust it"

@@ -16,6 +16,8 @@ from qsr.jobs.predict import predicts as predicts
 from qsr.jobs.rows import PredictionReport as PredictionReport
 from qsr.jobs.run import Run as Run
 from qsr.jobs.run import refuse_on_data as refuse_on_data
+from qsr.jobs.snapshots import SnapshotReport as SnapshotReport
+from qsr.jobs.snapshots import make_snapshots as make_snapshots
 from qsr.jobs.train import resume as resume
 from qsr.jobs.train import train as train
 from qsr.jobs.transfer import transfer as transfer

@@ -10,13 +10,14 @@ from typing import Any
 
 from qsr.hparams import ConfigError, RunSettings, hparams_class
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, Section, check_writable, given_sections, logged, path_of
+from qsr.jobs.run import Run, Section, check_writable, given_sections, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
+from qsr.training.logs import logged
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
 

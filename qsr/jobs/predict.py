@@ -12,7 +12,11 @@ from qsr.runs import StoredRun, read_run, restore_model
 from qsr.training.device import find_device
 
 # Who predicts for new data, by the kind of the model: functions of (run, model, data) that return a `Report`.
-KINDS = {"hsm": "qsr.jobs.rows:predict_rows", "qembed": "qsr.jobs.sequences:predict_sequences"}
+KINDS = {
+    "hsm": "qsr.jobs.rows:predict_rows",
+    "qembed": "qsr.jobs.sequences:predict_sequences",
+    "graph": "qsr.jobs.graphs:predict_graphs",
+}
 
 
 class Report(Protocol):
@@ -60,7 +64,7 @@ def predict_table(
     stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
     kind = stored.settings.model.section
     if kind not in KINDS:
-        known = " and ".join(f"--{name}" for name in KINDS)
+        known = ", ".join(f"--{name}" for name in KINDS)
         raise ConfigError(f"--data: predictions are for runs of {known}, and {stored.path} is a run of --{kind}")
     directory = Path(output or stored.path)
     if write:

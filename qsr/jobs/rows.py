@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.predictions import Predictions, as_csv, predict
 from qsr.jobs.features import feature_names, features_of
+from qsr.jobs.reports import metric_lines
 from qsr.runs import StoredRun, write_atomically
 from qsr.training import DataLoaderHparams, Supervised
 from qsr.training.columns import Columns
@@ -47,10 +48,9 @@ class PredictionReport:
 
     def lines(self) -> list[str]:
         """For the terminal: the metrics, and how many predictions there are."""
-        width = max((len(name) for name in self.metrics), default=0)
         count = len(self.predictions.energy)
         of = "" if self.known in (0, count) else f", metrics of the {self.known} rows with a target that training knew"
-        return [f"{count} predictions{of}", *(f"{name:<{width}}  {value:.6g}" for name, value in self.metrics.items())]
+        return metric_lines(f"{count} predictions{of}", self.metrics)
 
 
 def predict_rows(stored: StoredRun, model: HilbertSpaceModel, data: Any) -> PredictionReport:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,16 @@ from qsr.samplers import Sampler
 from qsr.training import (
     Callback,
     HistoryWriter,
-    Interrupted,
     Objective,
     ProgressBar,
     ProgressLog,
-    RunFailed,
     Stage,
     Trainer,
     update_rule,
 )
 from qsr.training.device import find_device
 from qsr.training.loggers import LoggerCallback, metric_logger
+from qsr.training.logs import logged
 from qsr.training.random import derived_seed
 
 logger = logging.getLogger(__name__)
@@ -94,28 +92,6 @@ def build_model(settings: RunSettings) -> Sampler:
         torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
         model: Sampler = settings.model.build(settings.hamiltonian.lattice())
     return model.to(device, getattr(torch, settings.train.number_format))
-
-
-@contextmanager
-def logged(directory: RunDirectory | None) -> Iterator[None]:
-    """Copy the package's log into the run's output.txt."""
-    if directory is None:
-        yield
-        return
-    package = logging.getLogger("qsr")
-    handler = directory.log_handler()
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    except (RunFailed, Interrupted) as error:  # the terminal shows this, too, but not through the log
-        handler.handle(logging.makeLogRecord({"msg": f"stopped: {error}", "levelno": logging.ERROR}))
-        raise
-    finally:
-        package.setLevel(level)
-        package.removeHandler(handler)
-        handler.close()
 
 
 def at_stage(settings: RunSettings, stage: Stage) -> RunSettings:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
 from qsr.hsm.predictions import as_csv
+from qsr.jobs.reports import metric_lines
 from qsr.qembed.data import Code, SequencesHparams, open_source
 from qsr.qembed.metrics import expected_calibration_error, negative_log_likelihood
 from qsr.qembed.model import QEmbedModel
@@ -56,9 +57,7 @@ class SequenceReport:
 
     def lines(self) -> list[str]:
         """For the terminal."""
-        width = max((len(name) for name in self.metrics), default=0)
-        errors = {name: f" +- {error:.2g}" for name, error in self.errors.items()}
-        return [self.summary, *(f"{name:<{width}}  {value:.6g}{errors.get(name, '')}" for name, value in self.metrics.items())]
+        return metric_lines(self.summary, self.metrics, self.errors)
 
     def write(self, directory: Path) -> None:
         """Write `file`."""

@@ -9,10 +9,11 @@ from typing import Any
 from qsr.estimators.local_energy import check_sign
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.fit import resume_fit, start_fit
-from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, logged, path_of, run_training
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, Objective, Stage, TeacherLikelihood, VariationalEnergy, update_rule
+from qsr.training.logs import logged
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
 # bound a run on 8x8 had five times the error of exact flips after 100 steps. With a bound of 0.1 runs on 16x16 with drawn flips

@@ -2,6 +2,8 @@
 
 from qsr.runs.directory import Checkpoint as Checkpoint
 from qsr.runs.directory import RunDirectory as RunDirectory
+from qsr.runs.directory import read_metadata as read_metadata
+from qsr.runs.directory import read_weights as read_weights
 from qsr.runs.directory import save_weights as save_weights
 from qsr.runs.files import replacing as replacing
 from qsr.runs.files import replacing_directory as replacing_directory

@@ -171,7 +171,7 @@ class RunDirectory:
         Raises:
             ConfigError: if it is missing or damaged.
         """
-        return _read_weights(self.path / WEIGHTS_FILE)
+        return read_weights(self.path / WEIGHTS_FILE)
 
     def save_checkpoint(self, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step`, then remove all but the last two. Checkpoints of later steps are removed too:
@@ -203,7 +203,7 @@ class RunDirectory:
             if problem:
                 logger.warning("%s; going back to the checkpoint of step %d", problem, step)
             try:
-                return Checkpoint(step, _read_weights(found[step] / WEIGHTS_FILE), _read_state(found[step] / STATE_FILE))
+                return Checkpoint(step, read_weights(found[step] / WEIGHTS_FILE), _read_state(found[step] / STATE_FILE))
             except ConfigError as error:
                 problem = str(error)
         if problem:
@@ -240,9 +240,29 @@ class RunDirectory:
         return handler
 
 
-def save_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file; a reader sees the old one or the new one."""
-    write_atomically(file, _weights_bytes(weights))
+def save_weights(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, with text beside the tensors; a reader sees the old one or the new one."""
+    write_atomically(file, _weights_bytes(weights, metadata))
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    with _reading(file):
+        return safetensors.torch.load(file.read_bytes())
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The text beside the tensors of a safetensors file.
+
+    Raises:
+        ConfigError: if it is missing or damaged.
+    """
+    with _reading(file), safetensors.safe_open(file, framework="pt") as opened:
+        return opened.metadata() or {}
 
 
 def read_tree(file: Path) -> dict[str, Any]:
@@ -300,14 +320,16 @@ def _version(package: str) -> str:
         return "unknown"  # run from the source tree
 
 
-def _weights_bytes(weights: Mapping[str, Tensor]) -> bytes:
+def _weights_bytes(weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     # Copies, because safetensors refuses tensors that share memory.
-    return safetensors.torch.save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()})
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
+    return safetensors.torch.save(copies, metadata=None if metadata is None else dict(metadata))
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
     try:
-        return safetensors.torch.load(file.read_bytes())
+        yield
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
     except safetensors.SafetensorError as error:

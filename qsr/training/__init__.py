@@ -7,8 +7,13 @@ from qsr.training.callbacks import ProgressLog as ProgressLog
 from qsr.training.data import DataHparams as DataHparams
 from qsr.training.data import DataLoaderHparams as DataLoaderHparams
 from qsr.training.data import PyTorchData as PyTorchData
+from qsr.training.default_early_stopping import DefaultEarlyStopping as DefaultEarlyStopping
+from qsr.training.evaluators import Evaluator as Evaluator
+from qsr.training.evaluators import Tester as Tester
+from qsr.training.evaluators import Validator as Validator
 from qsr.training.loggers import LoggerHparams as LoggerHparams
 from qsr.training.loggers import MetricLogger as MetricLogger
+from qsr.training.metric_table import MetricTable as MetricTable
 from qsr.training.model import Model as Model
 from qsr.training.model import ModelHparams as ModelHparams
 from qsr.training.objectives import TeacherLikelihood as TeacherLikelihood

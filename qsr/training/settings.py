@@ -20,6 +20,9 @@ def _device_name(value: str) -> str:
     return value
 
 
+DeviceName = Annotated[str, AfterValidator(_device_name)]
+
+
 class TrainHparams(Hparams):
     """Batch, steps, learning rate, seed and output of a run (names as in NN-QSR)."""
 
@@ -71,7 +74,7 @@ class TrainHparams(Hparams):
     precision: Literal["float32", "float64", "tf32", "bf16"] = Hparam(
         "float32", help="what the network computes in while training; tf32 and bf16 runs are reported in float32"
     )
-    device: Annotated[str, AfterValidator(_device_name)] = Hparam(
+    device: DeviceName = Hparam(
         "auto", help="where training computes: cpu, cuda, cuda:1, or auto (the first CUDA device, if there is one)"
     )
 

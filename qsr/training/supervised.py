@@ -92,9 +92,13 @@ class LoaderSource:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def batches(self, epoch: int, first: int) -> Iterator[Any]:
+    def seeded(self, epoch: int) -> Any:
+        """The loader, with the global generators as they are to be when an epoch begins."""
         seed_global(derived_seed(self.seed, "order", epoch))
-        batches = iter(self.loader)
+        return self.loader
+
+    def batches(self, epoch: int, first: int) -> Iterator[Any]:
+        batches = iter(self.seeded(epoch))
         # A sampler draws its order when the first batch is asked for: now, and not after other draws.
         return islice(chain(list(islice(batches, 1)), batches), first, None)
 

@@ -34,8 +34,8 @@ class RunFailed(RuntimeError):
 class Interrupted(Exception):
     """SIGINT or SIGTERM ended a fit between two steps; everything is saved in `directory` (if the run has one)."""
 
-    def __init__(self, signum: int, directory: RunDirectory | None) -> None:
-        saved = "" if directory is None else f"; saved in {directory.path}, go on with qsr.resume"
+    def __init__(self, signum: int, directory: RunDirectory | None, resume: str = "qsr.resume") -> None:
+        saved = "" if directory is None else f"; saved in {directory.path}, go on with {resume}"
         super().__init__(signal.Signals(signum).name + saved)
         self.signum = signum
         self.directory = directory

@@ -83,3 +83,12 @@ def test_few_snapshots(tmp_path: Path) -> None:
     assert 0.7 < quantum["test/accuracy"] < best["test/accuracy"] + 0.04
     assert quantum["test/ece"] < plain["test/ece"]
     assert quantum["test/nll"] < plain["test/nll"]
+
+
+def test_phase_diagram_of_a_graph_network(tmp_path: Path) -> None:
+    rows = demo("phase_diagram_graph").main(deltas=(0.0, 1.0, 1.75, 2.5, 3.5), directory=str(tmp_path))
+    assert [network for _, network, _ in rows] == sorted(network for _, network, _ in rows)
+    for _, network, exact in rows:
+        assert abs(network - exact) < 0.03
+    assert rows[0][1] < 0.05 and rows[-1][1] > 0.95
+    assert (tmp_path / "phase_diagram.png").stat().st_size > 5_000

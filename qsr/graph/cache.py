@@ -1,0 +1,116 @@
+"""Graphs that were prepared once: chunks of tensors on disk, with a record of what they were made of."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from qsr.hparams.base import ConfigError
+
+SCHEMA = "qsr-graphs/1"
+META_FILE = "meta.json"
+_PLAIN = (bool, int, float, str)
+
+
+def write_chunk(path: Path, graphs: Sequence[Any], index: Sequence[int]) -> None:
+    """Write graphs (torch_geometric's `Data`) and the numbers of their samples to a safetensors file.
+
+    Raises:
+        ConfigError: for graphs that hold anything but tensors, numbers and text.
+    """
+    tensors = {"index": torch.tensor(index, dtype=torch.int64)}
+    described = []
+    for number, graph in enumerate(graphs):
+        plain: dict[str, Any] = {}
+        names = []
+        for name, value in graph.to_dict().items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{number}/{name}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            elif isinstance(value, _PLAIN):
+                plain[name] = value
+            else:
+                raise ConfigError(
+                    f"data.pre_transform: sample {index[number]} has '{name}' of type {type(value).__name__}; graphs that are "
+                    "kept may hold tensors, numbers and text"
+                )
+            names.append(name)
+        described.append({"names": names, "plain": plain})
+    save_file(tensors, path, {"graphs": json.dumps(described)})
+
+
+class Chunks:
+    """The graphs of a cache, read one by one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = sorted(folder.glob("chunk-*.safetensors"))
+        self._opened: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
+        numbers = [self._chunk(chunk)[0].get_tensor("index").numpy() for chunk in range(len(self.files))]
+        self.index = np.concatenate([np.empty(0, dtype=np.int64), *numbers])  # numbers of the samples
+        self.ends = np.cumsum([len(part) for part in numbers], dtype=np.int64)
+
+    def __getitem__(self, number: int) -> Any:
+        from torch_geometric.data import Data
+
+        chunk = int(np.searchsorted(self.ends, number, side="right"))
+        inside = number - (int(self.ends[chunk - 1]) if chunk else 0)
+        file, described = self._chunk(chunk)
+        graph = described[inside]
+        values = {
+            name: graph["plain"][name] if name in graph["plain"] else file.get_tensor(f"{inside}/{name}")
+            for name in graph["names"]
+        }
+        return Data.from_dict(values)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
+
+    def _chunk(self, number: int) -> tuple[Any, list[dict[str, Any]]]:
+        if number not in self._opened:
+            file = safe_open(self.files[number], framework="pt")
+            self._opened[number] = file, json.loads(file.metadata()["graphs"])
+        return self._opened[number]
+
+
+def is_current(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether a cache is there, whole, and made of the same things."""
+    try:
+        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    chunks = len(list(folder.glob("chunk-*.safetensors")))
+    return bool(meta == {"complete": True, "chunks": chunks, **fingerprint})
+
+
+def write_meta(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Record that a cache is whole, and what it was made of."""
+    meta = {"complete": True, "chunks": len(list(folder.glob("chunk-*.safetensors"))), **fingerprint}
+    (folder / META_FILE).write_text(json.dumps(meta, indent=1), encoding="utf-8")
+
+
+def describe_callable(function: Any) -> Any:
+    """What tells a function from a changed one: its name, its source, and what it is bound to."""
+    if function is None:
+        return None
+    if isinstance(function, functools.partial):
+        bound = [repr(function.args), repr(sorted(function.keywords.items()))]
+        return [describe_callable(function.func), *bound]
+    named = function if hasattr(function, "__qualname__") else type(function)
+    try:
+        source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
+    except (OSError, TypeError):  # built in, or typed into an interpreter
+        source = ""
+    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
+    state = repr(sorted(vars(function).items())) if named is not function else ""
+    owner = repr(getattr(function, "__self__", None)) if inspect.ismethod(function) else ""
+    return [f"{named.__module__}.{named.__qualname__}", source, cells, state + owner]

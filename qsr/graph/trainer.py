@@ -1,0 +1,368 @@
+"""`Trainer.from_config(config)`: networks on graphs, trained as a configuration says, on the one Trainer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from qsr.graph.building import built_evaluator, built_network, built_stopper, run_settings
+from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, TrialReport, ValidationRows
+from qsr.graph.config import GraphConfig
+from qsr.graph.learner import Evaluated, GraphLearner
+from qsr.graph.loading import Parts, configured_parts, loader, split_dataset
+from qsr.graph.model import apply_model
+from qsr.graph.naming import as_config
+from qsr.graph.splits import SPLIT
+from qsr.hparams import ConfigError
+from qsr.hparams.tags import dump_yaml
+from qsr.runs import RunDirectory, write_atomically
+from qsr.training import Callback, HistoryWriter, Interrupted, ProgressLog, TorchUpdate
+from qsr.training import Trainer as OneTrainer
+from qsr.training.device import find_device
+from qsr.training.evaluators import Tester, Validator, as_criterion
+from qsr.training.fitting import placed, stage_of
+from qsr.training.logs import logged
+from qsr.training.metric_table import MetricTable
+from qsr.training.protocols import Metrics
+from qsr.training.random import derived_seed
+from qsr.training.supervised import LoaderSource
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+
+
+class Trainer:
+    """Trains a network on graphs.
+
+    Everything is in the configuration (`qsr.graph.config.GraphConfig`): the model, the criterion, the optimizer, evaluators,
+    early stopping, the data. It is checked, and all objects are made, before anything is written. Then a run directory is
+    claimed, `<training.path>/<name>/<number>`; its config.yaml holds the configuration, if all objects in it have names.
+
+    Args:
+        config: a mapping, or a YAML file.
+        directory: of a run that goes on; None: a new one.
+        allow: modules that a file may name objects of, beside those that are there anyway.
+
+    Attributes:
+        config: the configuration as it was given.
+        settings: what it means as settings of a run, which settings.json holds. The optimizer and the scheduler there are
+            those of torch; classes of a user's own, and arguments that the house sets elsewhere, stand in the model's section.
+        criterion, apply_model, validator, tester, early_stopper: as configured; None where there is none.
+        model, optimizer, lr_scheduler: what is trained and by what.
+        device, seed, checkpoint_at: of the training.
+        epoch: number of epochs done.
+        data_path: the run directory; None where `training.path` is <NONE>.
+        checkpoint_path: the folder of its checkpoints.
+        train_dataset, val_dataset, test_dataset: of the last `prepare_dataloaders`.
+
+    Raises:
+        ConfigError: for a configuration that cannot be run.
+    """
+
+    schema: ClassVar[type[GraphConfig]] = GraphConfig
+
+    def __init__(
+        self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None, allow: Iterable[str] = ()
+    ) -> None:
+        self.config = as_config(config, allow)
+        self._config = checked = GraphConfig(**self.config)
+        training = checked.training
+        self.device = find_device(training.device, "training.device")
+        self.seed, self.checkpoint_at, self.epoch = training.seed, training.checkpoint_at, 0
+        self.criterion, self.apply_model = checked.criterion, checked.apply_model
+        self.validator = built_evaluator(Validator, "validation.validator", checked.validation.validator, self)
+        self.tester = built_evaluator(Tester, "testing.tester", checked.testing.tester, self)
+        self.early_stopper = built_stopper(checked.early_stopping, self.validator)
+        self.settings = run_settings(checked, self.validator)
+        self.train_dataset = self.val_dataset = self.test_dataset = None
+        self.initialize_model()
+        self.initialize_optimizer()
+        self.initialize_lr_scheduler()
+        self._losses, self._best = EpochLosses(), BestModel(self._is_better)
+        self._watchers: list[Callback] = [self._losses]
+        if hasattr(self.validator, "load_state_dict"):
+            self._watchers.append(ValidationRows(self.validator))
+        if self.early_stopper is not None:
+            self._watchers.append(Stopping(self.early_stopper))
+        self._watchers.append(self._best)
+        self._begun = directory is not None
+        self.directory = directory or self._claimed()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) -> Trainer:
+        """As the constructor, for a new run."""
+        return cls(config, allow=allow)
+
+    @classmethod
+    def load_checkpoint(
+        cls, path: str | Path, config: Mapping[str, Any] | str | Path | None = None, allow: Iterable[str] = ()
+    ) -> Trainer:
+        """The trainer of a run directory, as it was at the last checkpoint; `run_training` goes on from there.
+
+        Args:
+            path: the run directory.
+            config: that of the run; None: its config.yaml. Only `training.path` and `training.device` may differ.
+            allow: as for the constructor.
+
+        Raises:
+            ConfigError: if there is no run, it has no checkpoint yet, or the configuration is another one.
+        """
+        directory = RunDirectory.open(path)
+        if config is None and not (directory.path / CONFIG_FILE).is_file():
+            raise ConfigError(f"{path}: has no {CONFIG_FILE}, because not all its objects have names; pass config=...")
+        trainer = cls(directory.path / CONFIG_FILE if config is None else config, directory, allow)
+        trainer._check_same()
+        found = directory.latest_checkpoint()
+        if found is None:
+            raise ConfigError(f"{path}: the run has no checkpoint")
+        trainer._learner.load_state_dict(found.weights)
+        for watcher in trainer._watchers:
+            watcher.load_state_dict(found.state["callbacks"][type(watcher).__name__])
+        trainer.epoch = found.state["epoch"]
+        return trainer
+
+    # --- what is trained --------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self._learner.network
+
+    @property
+    def optimizer(self) -> Any:
+        """What trains it."""
+        return self._learner.optimizer
+
+    @property
+    def lr_scheduler(self) -> Any:
+        """What changes the learning rate; None: it is constant."""
+        return self._learner.lr_scheduler
+
+    def initialize_model(self) -> nn.Module:
+        """Make the model anew, with the first weights of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derived_seed(self.seed, "init"))
+            network = built_network(self._config.model)
+        learner = GraphLearner(self.settings.model, network, as_criterion(self.criterion, self), self.apply_model or apply_model)
+        placed(learner, self.settings)
+        self._learner = learner
+        return network
+
+    def initialize_optimizer(self) -> Any:
+        """Make the optimizer anew.
+
+        Raises:
+            ConfigError: for arguments that it refuses.
+        """
+        training = self._config.training
+        arguments = (self.model.parameters(), *training.optimizer_args), training.optimizer_kwargs
+        self._learner.optimizer = _made("optimizer", training.optimizer_type, *arguments)
+        return self.optimizer
+
+    def initialize_lr_scheduler(self) -> Any:
+        """Make the learning-rate scheduler anew, if there is to be one.
+
+        Raises:
+            ConfigError: for arguments that it refuses.
+        """
+        training = self._config.training
+        if training.lr_scheduler_type is not None:
+            arguments = (self.optimizer, *training.lr_scheduler_args), training.lr_scheduler_kwargs
+            self._learner.lr_scheduler = _made("lr_scheduler", training.lr_scheduler_type, *arguments)
+        return self.lr_scheduler
+
+    # --- data -------------------------------------------------------------------------------------------------------
+
+    def prepare_dataloaders(
+        self,
+        dataset: Any = None,
+        split: Sequence[float] = SPLIT,
+        train_dataset: Any = None,
+        val_dataset: Any = None,
+        test_dataset: Any = None,
+        training_sampler: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """Loaders of training, validation and test data.
+
+        Args:
+            dataset: to be split; None, and no parts: that of the configuration.
+            split: shares of the three; those of the configuration's `data` go first.
+            train_dataset, val_dataset, test_dataset: parts that are there already.
+            training_sampler: of the order of the training data, in place of shuffling.
+
+        Raises:
+            ConfigError: for shares that do not add up to 1, empty parts, and data sets that contradict each other.
+        """
+        parts = (train_dataset, val_dataset, test_dataset)
+        given = [part is not None for part in parts]
+        if dataset is not None and any(given):
+            raise ConfigError("If providing train, val, or test datasets, the full dataset must not be provided.")
+        if any(given) and not all(given):
+            raise ConfigError("data: expected train_dataset, val_dataset and test_dataset, all three of them")
+        config = self._config
+        if all(given):
+            found = Parts(*parts)
+        elif dataset is None:
+            found = configured_parts(config)
+        else:
+            data = config.data
+            shares, together = (split, None) if data is None else (data.split, data.split_by)
+            if len(shares) != 3:
+                raise ConfigError(f"data.split={list(shares)}: expected three shares for a data set of everything")
+            found = Parts(*split_dataset(dataset, shares, self.seed, together))
+        self.train_dataset, self.val_dataset, self.test_dataset = found
+        return (
+            loader(found.train, config.training, self.device, config.training.shuffle, training_sampler),
+            loader(found.validation, config.validation, self.device, config.validation.shuffle),
+            loader(found.test, config.testing, self.device, config.testing.shuffle),
+        )
+
+    # --- training and testing ---------------------------------------------------------------------------------------
+
+    def run_training(
+        self, train_loader: Any, val_loader: Any = None, trial: Any = None, callbacks: Sequence[Callback] = ()
+    ) -> tuple[MetricTable, Any]:
+        """Train to the last epoch, or until early stopping ends it; from a checkpoint on, if there is one.
+
+        Loaders that draw from the global generators only, as those of `prepare_dataloaders`, give the same batches to a run
+        that goes on.
+
+        Args:
+            train_loader, val_loader: iterables of batches with a length.
+            trial: of a search (`qsr.hparams.search`): hears of the validation loss of every epoch, and may end the training.
+            callbacks: called at every hook of the Trainer, after those of this one.
+
+        Returns:
+            The table of the training (see `qsr.graph.callbacks.EpochLosses`) and that of the validator, a row for each epoch;
+            the second is empty without a validator.
+
+        Raises:
+            ConfigError: for loaders without batches, other loaders than before, and what a criterion or monitor refuses.
+            RunFailed: (a RuntimeError) if the loss stays non-finite.
+            optuna.TrialPruned: when the trial says so.
+            Interrupted: on SIGINT or SIGTERM, with everything saved.
+        """
+        if not len(train_loader):
+            raise ConfigError("train_loader: has no batches")
+        if val_loader is None and self.early_stopper is not None:
+            raise ConfigError("early_stopping: needs validation data, and there is no val_loader")
+        if self._begun and self.directory is None:
+            raise ConfigError("training.path=<NONE>: such a trainer trains once, and cannot go on")
+        validation = None if val_loader is None else LoaderSource(val_loader, self.seed)
+        objective = Evaluated(LoaderSource(train_loader, self.seed), validation, self.validator, self.seed)
+        stage = stage_of(self.settings, objective)
+        history = [] if self.directory is None else [HistoryWriter(self.directory.history)]
+        reports = [] if trial is None else [TrialReport(trial)]
+        watching = [*history, ProgressLog(), *self._watchers, *reports, *callbacks]
+        rule = TorchUpdate(self._learner, self.settings, stage)
+        trainer = OneTrainer(self._learner, objective, rule, watching, self.settings, self.directory, stage)
+        with ExitStack() as stack:
+            if self.directory is not None:
+                stack.enter_context(self.directory.lock())
+            stack.enter_context(logged(self.directory, self._config.log_level))
+            self._begin(trainer, objective.steps_per_epoch)
+            try:
+                trainer.fit()
+            except Interrupted as stop:
+                raise Interrupted(stop.signum, stop.directory, "Trainer.load_checkpoint") from None
+            finally:
+                self.epoch = trainer.epoch
+        return self._losses.table, objective.table if self.validator is None else self.validator.data
+
+    def run_test(self, test_loader: Any, weights: Literal["best", "last"] = "best") -> Any:
+        """Evaluate the model on data that it has not seen, with the weights of its best epoch; it keeps its own.
+
+        The best epoch is the last that early stopping found better; without early stopping that of the smallest validation
+        loss, and without a validation the last.
+
+        Args:
+            weights: 'last' for those of the last epoch.
+
+        Returns:
+            A table with one row (of a tester of one's own: what it returns); without a tester it is empty.
+
+        Raises:
+            ConfigError: for a loader without batches, and what a monitor refuses.
+        """
+        if self.tester is None:
+            return MetricTable()
+        kept = {name: tensor.detach().clone() for name, tensor in self._learner.state_dict().items()}
+        try:
+            if weights == "best" and self._best.weights is not None:
+                self._learner.load_state_dict(self._best.weights)
+            with (
+                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+                logged(self.directory, self._config.log_level),
+            ):
+                table = self.tester.test(self.model, LoaderSource(test_loader, self.seed).seeded(0))
+                self.tester.report(table)
+        finally:
+            self._learner.load_state_dict(kept)
+        return table.tail(1) if hasattr(table, "tail") else table
+
+    def _begin(self, trainer: OneTrainer, steps_per_epoch: int) -> None:
+        """Go on from the last checkpoint, or write the first one and the settings."""
+        if not self._begun:
+            self._begun = True
+            trainer.checkpoint()
+            if self.directory is not None:
+                self.directory.write_settings(self.settings)
+                logger.info("run directory %s", self.directory.path)
+            return
+        trainer.resume()
+        if trainer.step != trainer.epoch * steps_per_epoch + trainer.step_in_epoch:
+            raise ConfigError(f"train_loader: has {steps_per_epoch} batches, and the run was begun with another number")
+        logger.info("resuming at step %d of %d", trainer.step, trainer.steps)
+
+    def _is_better(self, metrics: Metrics, best: Metrics | None) -> bool:
+        if hasattr(self.early_stopper, "found_better_model"):
+            return bool(self.early_stopper.found_better_model)
+        loss = metrics.get("validation/loss")
+        return loss is not None and (best is None or loss < best["validation/loss"])
+
+    # --- the run directory ------------------------------------------------------------------------------------------
+
+    @property
+    def data_path(self) -> Path | None:
+        """The run directory."""
+        return None if self.directory is None else self.directory.path
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """Where its checkpoints are."""
+        return None if self.directory is None else self.directory.path / "checkpoint"
+
+    def _claimed(self) -> RunDirectory | None:
+        directory = RunDirectory.claim(self.settings)
+        if directory is not None:
+            try:
+                text = dump_yaml(self.config)
+            except ConfigError as error:
+                logger.info("no %s: %s", CONFIG_FILE, error)
+            else:
+                write_atomically(directory.path / CONFIG_FILE, text)
+        return directory
+
+    def _check_same(self) -> None:
+        """Whether the settings are those of the directory."""
+        assert self.directory is not None
+        stored, own = self.directory.read_settings().tree(), self.settings.tree()
+        for section in (*own, *(name for name in stored if name not in own)):
+            old, new = (tree.get(section, {}) for tree in (stored, own))
+            for name in dict.fromkeys((*old, *new)):
+                if old.get(name) != new.get(name) and (section, name) not in (("train", "dir"), ("train", "device")):
+                    raise ConfigError(f"{self.directory.path}: the run has {section}.{name}={old.get(name)}, not {new.get(name)}")
+
+
+def _made(what: str, kind: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    try:
+        return kind(*arguments, **named)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise ConfigError(f"training.{what}_type={getattr(kind, '__name__', kind)}: {error}") from None

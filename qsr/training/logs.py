@@ -1,0 +1,32 @@
+"""The log of a run, as its output.txt has it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qsr.runs import RunDirectory
+from qsr.training.trainer import Interrupted, RunFailed
+
+
+@contextmanager
+def logged(directory: RunDirectory | None, level: int | str = logging.INFO) -> Iterator[None]:
+    """Copy the package's log, from this level on, into the run's output.txt."""
+    if directory is None:
+        yield
+        return
+    package = logging.getLogger("qsr")
+    handler = directory.log_handler()
+    before = package.level
+    package.addHandler(handler)
+    package.setLevel(level)
+    try:
+        yield
+    except (RunFailed, Interrupted) as error:  # the terminal shows this, too, but not through the log
+        handler.handle(logging.makeLogRecord({"msg": f"stopped: {error}", "levelno": logging.ERROR}))
+        raise
+    finally:
+        package.setLevel(before)
+        package.removeHandler(handler)
+        handler.close()

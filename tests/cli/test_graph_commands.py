@@ -1,0 +1,62 @@
+"""Graph networks from the command line, as a user types it: make snapshots, train, evaluate, predict, resume."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qsr.runs import RunDirectory, same_history
+
+
+def run(line: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "qsr", *line.split(), *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "phases.h5"
+    result = run(f"snapshots make {path} --rydberg Lx=3 Ly=3 delta=0,0.5,2.5,3 --shots 200", "--labels", "delta>1")
+    assert result.returncode == 0, result.stderr
+    return path
+
+
+def test_train_load_predict_and_plot(file: Path, tmp_path: Path) -> None:
+    result = run(f"train --graph width=16 --data {file} batch_size=64 --train max_epochs=4 dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    path = tmp_path / "graph" / "classify" / "0"
+    assert f"qsr load {path} --data FILE" in result.stdout
+    assert "classify: 2 classes; 640 snapshots to train on, 80 to validate" in (path / "output.txt").read_text()
+    evaluated = run(f"load {path}")
+    assert "80 samples of the test data" in evaluated.stdout and "test/accuracy" in evaluated.stdout
+    predicted = run(f"load {path} --data {file}")
+    assert predicted.returncode == 0 and predicted.stdout.startswith("800 predictions\n"), predicted.stderr
+    with (path / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 800 and set(rows[0]) == {"labels", "p_0", "p_1"}
+    assert sum(row["labels"] == ("1" if index >= 400 else "0") for index, row in enumerate(rows)) > 640
+    assert run(f"plot {path}").returncode == 0 and (path / "plot.png").stat().st_size > 5_000
+
+
+def test_a_regression_resumes_as_if_nothing_had_happened(file: Path, tmp_path: Path) -> None:
+    line = f"train --graph task=regress width=8 --data {file} --train max_epochs=2 seed=3 dir={tmp_path}"
+    whole = run(line)
+    assert whole.returncode == 0, whole.stderr
+    run(line)
+    first, second = (RunDirectory.open(tmp_path / "graph" / "regress" / str(number)) for number in (0, 1))
+    assert same_history(first.history, second.history)
+    assert (first.path / "weights.safetensors").read_bytes() == (second.path / "weights.safetensors").read_bytes()
+    assert "test/mse" in run(f"load {first.path}").stdout
+
+
+def test_bad_input_exits_with_2(file: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (f"--graph widht=8 --data {file}", "did you mean 'width'"),
+        (f"--graph --data {file} target=delta", "classes are whole numbers"),
+        (f"--graph --data {tmp_path}/missing.h5", "no such file"),
+        ("--graph", "data.file: missing; name snapshots (--data file=snapshots.h5)"),
+    ):
+        result = run(f"train {words} --train max_epochs=1 dir={tmp_path}")
+        assert result.returncode == 2 and said in result.stderr, result.stderr
+    assert not list(tmp_path.iterdir())
