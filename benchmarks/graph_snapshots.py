@@ -92,8 +92,8 @@ def trained(row: Row, folder: Path) -> qsr.Run:
     return qsr.fit(model, data, {"max_epochs": row.epochs, "dir": str(folder)})
 
 
-def measure(row: Row, folder: Path) -> dict[str, Any]:
-    """Train, and ask about fresh snapshots."""
+def measure(row: Row, folder: Path) -> tuple[dict[str, Any], qsr.Run]:
+    """Train, and ask about fresh snapshots: a row of the table, and the network."""
     started = time.perf_counter()
     run = trained(row, folder)
     seconds = time.perf_counter() - started
@@ -109,7 +109,7 @@ def measure(row: Row, folder: Path) -> dict[str, Any]:
         of_each = (columns["labels"] == known.columns["labels"]).astype(float)
         limit = 0.5 if row.permuted or test.best_accuracy is None else test.best_accuracy
     found, error = float(of_each.mean()), float(of_each.std() / np.sqrt(len(of_each)))
-    return {
+    result = {
         "name": row.name,
         "found": found,
         "error": error,
@@ -117,8 +117,8 @@ def measure(row: Row, folder: Path) -> dict[str, Any]:
         "threshold": row.threshold if row.rule is not None else row.threshold * limit,
         "seconds": seconds,
         "verdict": verdict(row, found, error, limit),
-        "run": str(run.path),
     }
+    return result, run
 
 
 def verdict(row: Row, found: float, error: float, limit: float) -> str:
@@ -130,7 +130,7 @@ def verdict(row: Row, found: float, error: float, limit: float) -> str:
     return "missed" if found < row.threshold else "too good" if found > limit + SIGMA * error else ""
 
 
-def sampler_row(run: str, folder: Path) -> dict[str, Any]:
+def sampler_row(run: qsr.Run, folder: Path) -> dict[str, Any]:
     """Mean probability of the ordered side: of snapshots of trained transformers, less that of exact ones."""
     problems = states((4, 4), SAMPLED)
     runs = [qsr.train(problem, train={"dir": str(folder)}, preset="fast-4x4") for problem in problems]
@@ -154,19 +154,20 @@ def main(quick: bool, file: str | None, chosen: Callable[[str], bool]) -> int:
     """Print the table; how many rows are not as they should be."""
     print(f"{report.header()}\naccuracy, and mean squared error of the detuning\n")
     printed = report.Table({"": 32, "found": 18, "exact limit": 12, "asked": 8, "s to train": 10})
-    rows = []
+    rows: list[dict[str, Any]] = []
+    readers: dict[str, qsr.Run] = {}
     with tempfile.TemporaryDirectory() as directory:
         for number, row in enumerate(row for row in ROWS if chosen(row.name) and not (quick and row.shape != (3, 3))):
             folder = Path(directory) / str(number)
             folder.mkdir()
-            rows.append(measure(row, folder))
-            shown = rows[-1]
+            shown, run = measure(row, folder)
+            rows.append(shown)
+            readers[row.name] = run
             found = f"{shown['found']:.4f} +- {shown['error']:.4f}"
             asked = f"{shown['threshold']:.4f}"
             printed.row(row.name, found, f"{shown['limit']:.4f}", asked, f"{shown['seconds']:.1f}  {shown['verdict']}".rstrip())
-        reader = next((shown["run"] for shown in rows if shown["name"] == LARGE.name), None)
-        if reader is not None:
-            shown = sampler_row(reader, Path(directory))
+        if LARGE.name in readers:
+            shown = sampler_row(readers[LARGE.name], Path(directory))
             printed.row(shown["name"], f"{shown['found']:.4f}", None, f"{TOLERANCE:.4f}", shown["verdict"] or None)
             rows.append(shown)
     wrong = sum(bool(shown["verdict"]) for shown in rows)

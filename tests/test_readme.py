@@ -2,13 +2,15 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from qsr.hparams import RunSettings, parse_sections
+from qsr.hparams import RunSettings, parse_scan, parse_sections
 from qsr.jobs.exact import exact
+from qsr.jobs.snapshots import Shots
 from qsr.runs import read_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +20,16 @@ COMMANDS = [line for kind, text in BLOCKS for line in text.splitlines() if not k
 
 
 def test_the_readme_shows_all_commands() -> None:
-    assert {line.split()[1] for line in COMMANDS} == {"train", "load", "finetune", "transfer", "exact", "plot", "hsm"}
+    assert {line.split()[1] for line in COMMANDS} == {
+        "train",
+        "load",
+        "finetune",
+        "transfer",
+        "exact",
+        "plot",
+        "hsm",
+        "snapshots",
+    }
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -34,6 +45,11 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
         elif command == "transfer":
             tree = {**parse_sections(words), "hamiltonian": stored.settings.tree()["hamiltonian"]}
             assert RunSettings.from_tree(tree).train.L == stored.settings.train.L
+    elif command == "snapshots":
+        _, _, *words = words
+        end = words.index("--labels")
+        problems, drawing = parse_scan(words[:end]), {name[2:]: text for name, text in pairwise(words[end:]) if name[:2] == "--"}
+        assert len(problems) == 8 and Shots.from_text(drawing).shots == 1000
     elif command == "exact":
         assert exact(parse_sections(words)["hamiltonian"]).energy < 0
     elif "--config-name" in words or words[0] in ("-m", "--print-config", "--print-blueprint"):
@@ -42,7 +58,8 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
         preset = words[1] if words[0] == "--preset" else None
         settings = RunSettings.from_tree(parse_sections(words[2:] if preset else words), preset)
         if settings.on_data:
-            assert (ROOT / settings.data.file).is_file()  # run in tests/hsm/test_page.py
+            made = any(f"snapshots make {settings.data.file} " in other for other in COMMANDS)
+            assert made or (ROOT / settings.data.file).is_file()  # run in tests/hsm/test_page.py
             return
         assert settings.train.L == (256 if "16x16" in line else 3 if "--pauli" in line else 64)
 

@@ -39,15 +39,22 @@ def test_train_load_predict_and_plot(file: Path, tmp_path: Path) -> None:
     assert run(f"plot {path}").returncode == 0 and (path / "plot.png").stat().st_size > 5_000
 
 
-def test_a_regression_resumes_as_if_nothing_had_happened(file: Path, tmp_path: Path) -> None:
-    line = f"train --graph task=regress width=8 --data {file} --train max_epochs=2 seed=3 dir={tmp_path}"
-    whole = run(line)
-    assert whole.returncode == 0, whole.stderr
-    run(line)
-    first, second = (RunDirectory.open(tmp_path / "graph" / "regress" / str(number)) for number in (0, 1))
-    assert same_history(first.history, second.history)
-    assert (first.path / "weights.safetensors").read_bytes() == (second.path / "weights.safetensors").read_bytes()
-    assert "test/mse" in run(f"load {first.path}").stdout
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(file: Path, tmp_path: Path) -> None:
+    line = f"train --graph task=regress width=8 --data {file} --checkpoint every_n_epochs=1 --train max_epochs=40 seed=3"
+    whole, cut = (tmp_path / name / "graph" / "regress" / "0" for name in ("whole", "cut"))
+    assert run(f"{line} dir={tmp_path / 'whole'}").returncode == 0
+    words = [sys.executable, "-m", "qsr", *line.split(), f"dir={tmp_path / 'cut'}"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    next(text for text in process.stderr if text.startswith("epoch 3/40"))
+    process.kill()
+    process.communicate()
+    assert len(RunDirectory(cut).history.read("epochs")["epoch"]) < 40, "it was killed too late"
+    resumed = run(f"train --resume {cut}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert same_history(RunDirectory(whole).history, RunDirectory(cut).history)
+    assert (whole / "weights.safetensors").read_bytes() == (cut / "weights.safetensors").read_bytes()
+    assert "test/mse" in run(f"load {cut}").stdout
 
 
 def test_bad_input_exits_with_2(file: Path, tmp_path: Path) -> None:
