@@ -41,9 +41,9 @@ def test_commands(clone: Path) -> None:
         if name in line
     }
     accuracy, _, calibration = scores["quantum"]
-    assert (accuracy, calibration) == (pytest.approx(0.777, abs=0.01), pytest.approx(0.02, abs=0.01))  # the page says so
-    assert scores["ordinary"] == [pytest.approx(0.757, abs=0.01), pytest.approx(0.73, abs=0.03), pytest.approx(0.16, abs=0.02)]
-    assert scores["best"] == [pytest.approx(0.802, abs=0.001)]
+    assert (accuracy, calibration) == (pytest.approx(0.754, abs=0.01), pytest.approx(0.03, abs=0.01))  # the page says so
+    assert scores["ordinary"] == [pytest.approx(0.745, abs=0.01), pytest.approx(0.68, abs=0.03), pytest.approx(0.14, abs=0.02)]
+    assert scores["best"] == [pytest.approx(0.795, abs=0.001)]
     predictions = (clone / "runs/qembed/classify/0/predictions.csv").read_text()
     assert predictions.startswith("label,p_0,p_1,total_entropy,aleatoric,mutual_information,uncertainty\n")
     cleaned = said["qsr load runs/qembed/denoise/0"]
