@@ -14,7 +14,7 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n 2 --dist worksteal
 # The stamp's name follows the torch that was asked for and the folder, so that either change installs again.
 stamp := $(VENV)/installed-$(shell printf '%s|%s' "$(TORCH)" "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 
-.PHONY: help venv demo test test-all check bench bench-hsm clean
+.PHONY: help venv demo test test-all check bench bench-hsm bench-qembed clean
 
 help:
 	@echo 'make demo      install into $(VENV), find a 4x4 ground state, compare with the exact one'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     ruff, mypy, import layers'
 	@echo 'make bench-hsm Hilbert-space models: steps, tables, geometry (about 10 minutes)'
+	@echo 'make bench-qembed  quantum embeddings: jobs with exact answers, energies (about 20 minutes)'
 	@echo 'make bench     the short benchmarks and their picture (about 10 minutes)'
 	@echo 'make clean     remove $(VENV) and everything that was built (runs/ stays)'
 
@@ -69,6 +70,12 @@ bench: $(stamp)
 # Hilbert-space models: a step against the plain way to write it, tables beside linear models, dimensions of noisy data.
 bench-hsm: $(stamp)
 	@for script in hsm_steps hsm_tables hsm_geometry; do \
+	  echo "== benchmarks/$$script.py"; $(python) "benchmarks/$$script.py" || exit 1; echo; \
+	done
+
+# Quantum embeddings beside ordinary ones, on data whose best possible answer is known; energies of samplers with them.
+bench-qembed: $(stamp)
+	@for script in qembed_jobs qembed_vmc; do \
 	  echo "== benchmarks/$$script.py"; $(python) "benchmarks/$$script.py" || exit 1; echo; \
 	done
 
