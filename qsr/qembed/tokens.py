@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,9 @@ class PatchQEmbed(Tokens):
 
     def _read(self, state: Any, ids: Tensor) -> tuple[Tensor, TokenState | None]:
         # As in the embedding: rounding phases and probabilities to 8 bits would ruin interference and normalisation.
-        with torch.autocast(ids.device.type, enabled=False):
+        kind = ids.device.type
+        rounding = torch.amp.is_autocast_available(kind)  # not for tensors without values
+        with torch.autocast(kind, enabled=False) if rounding else nullcontext():
             return self._by_table(state, ids) if self.context_free else self._in_sequence(state, ids)
 
     def _by_table(self, state: VectorTable | None, ids: Tensor) -> tuple[Tensor, VectorTable | None]:
