@@ -180,7 +180,7 @@ class PatchQEmbed(Tokens):
     def _counted(self, settings: PatchEmbedding, width: int) -> TokenMemory:
         """Measured in units of what the senses of a token take, and of its vector."""
         senses = 2 * settings.num_states * self.embedding.sense_dim
-        reading = 4 * senses + 2 * width
+        reading = 3 * senses + 2 * width
         graph = 5 * senses + (6 * width if settings.readout == "born" else 0)
         graph += {"mean": 3, "rnn": 11}.get(settings.context_encoder or "", 0) * width
         if settings.factorization is not None:

@@ -155,9 +155,9 @@ def test_a_line_search_cannot_replay():
 
 
 def test_evaluations_before_any_training_have_the_end_of_the_schedule():
-    ends = {"linear": 1.0, "cyclic": 0.0, "constant": 0.5}
-    for kind, end in ends.items():
-        config = {"superposition_schedule": kind, "schedule_epochs": 5, "schedule_period": 3.0}
+    ends = {"linear": (1.0, {"schedule_epochs": 5}), "cyclic": (0.0, {"schedule_period": 3.0}), "constant": (0.5, {})}
+    for kind, (end, keys) in ends.items():
+        config = {"superposition_schedule": kind, **keys}
         assert float(trainer(config).learner.evaluation_probability) == pytest.approx(end, abs=1e-6)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import qsr
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.registry import registered_optimizers
 from qsr.runs import RunDirectory
 from qsr.training import BatchKey, Callback, OptimizerHparams, RunFailed, SchedulerHparams, TorchUpdate, Trainer
 
@@ -148,8 +149,11 @@ def test_a_checkpoint_is_good_only_when_a_step_from_it_was(tmp_path: Path) -> No
     assert directory.read_weights()["weight"].tolist() == [0.0, 0.0]
 
 
-# LBFGS is for models on data: tests/training/test_groups.py.
-@pytest.mark.parametrize("name", [name for name in OptimizerHparams.choices() if name not in ("spring", "minsr", "LBFGS")])
+# For models on data: tests/training/test_groups.py, tests/qembed/test_named_optimizers.py.
+ON_DATA = ("LBFGS", *registered_optimizers())
+
+
+@pytest.mark.parametrize("name", [name for name in OptimizerHparams.choices() if name not in ("spring", "minsr", *ON_DATA)])
 def test_every_torch_optimizer_can_be_used_and_resumed(name: str, tmp_path: Path) -> None:
     run = settings(optimizer={"name": name}, train={"steps": 6}, checkpoint={"every_n_steps": 3})
     check_resumed(run, tmp_path)
