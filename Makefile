@@ -22,7 +22,7 @@ help:
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     ruff, mypy, import layers'
 	@echo 'make bench-hsm Hilbert-space models: steps, tables, geometry (about 10 minutes)'
-	@echo 'make bench-qembed  quantum embeddings: jobs with exact answers, energies (about 20 minutes)'
+	@echo 'make bench-qembed  quantum embeddings: jobs with exact answers, energies (about 15 minutes)'
 	@echo 'make bench     the short benchmarks and their picture (about 10 minutes)'
 	@echo 'make clean     remove $(VENV) and everything that was built (runs/ stays)'
 
