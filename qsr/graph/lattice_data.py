@@ -15,7 +15,7 @@ from qsr.graph.splits import split_indices
 from qsr.hparams import ConfigError, Hparam, nearest
 from qsr.snapshots import Snapshots, read_snapshots
 from qsr.training.files import FileData, FileHparams
-from qsr.training.rows import Rows
+from qsr.training.rows import Rows, class_numbers
 
 Task = Literal["classify", "regress"]
 
@@ -132,7 +132,7 @@ class LatticeData(FileData[GraphsHparams]):
         snapshots = read_snapshots(where)
         values = target_values(snapshots, settings.target_name, where)
         groups = None if settings.split_by == "sample" else target_values(snapshots, settings.split_by, where)
-        self._rows = split_indices(len(values), settings.split, int(settings.seed or 0), groups)
+        self.parts = split_indices(len(values), settings.split, int(settings.seed or 0), groups)
         if settings.task == "classify":
             found["classes"] = settings.classes or classes_of(values, settings.target_name, where)
             y = class_numbers(values, found["classes"])
@@ -141,15 +141,12 @@ class LatticeData(FileData[GraphsHparams]):
         else:
             y = torch.from_numpy(values).float()
             if settings.mean is None:
-                training = values[self._rows[0]]
+                training = values[self.parts[0]]
                 found |= {"mean": float(training.mean()), "deviation": float(training.std())}
                 if not training.std() > 0:
                     raise ConfigError(f"{where}: {settings.target_name} is {values[0]:g} everywhere; there is nothing to learn")
         self.thparams = settings.updated(found)
         return LatticeGraphs.of_snapshots(snapshots, where, settings.cutoff, settings.power, y)
-
-    def split_dataset(self, dataset: Any, fractions: Any, seed: int) -> list[Any]:  # type: ignore[override]
-        return [dataset.part(torch.from_numpy(rows)) for rows in self._rows]
 
     def check_like(self, stored: Any) -> None:
         if not isinstance(stored, GraphsHparams):
@@ -187,9 +184,3 @@ def classes_of(values: NDArray[np.float64], name: str, where: str) -> tuple[int,
     if len(classes) < 2:
         raise ConfigError(f"{where}: all snapshots have the class {classes[0]}; there is nothing to tell apart")
     return classes
-
-
-def class_numbers(values: NDArray[np.float64], classes: tuple[int, ...]) -> Tensor:
-    """(S,) int64 number of each value among the classes, -1 for one that is none of them."""
-    numbers = {value: number for number, value in enumerate(classes)}
-    return torch.tensor([numbers.get(value, -1) for value in values.tolist()])

@@ -20,6 +20,8 @@ _PARTS = ("train", "validation", "test")
 def split_indices(count: int, split: Sequence[float], seed: int, groups: NDArray[Any] | None = None) -> list[NDArray[np.int64]]:
     """Numbers of the samples in each part: of n units ceil(n s_0) are training data, floor(n s_1) validation data.
 
+    Groups are few: a part whose share is less than one of them takes one from the largest part.
+
     Args:
         groups: (count,) what must stay together; None: every sample is a unit of its own.
 
@@ -32,6 +34,9 @@ def split_indices(count: int, split: Sequence[float], seed: int, groups: NDArray
     # 10 * 0.7 is a little more than 7, which is not to become 8.
     sizes = [math.ceil(total * split[0] - 1e-9), *(math.floor(total * share + 1e-9) for share in split[1:-1])]
     sizes.append(total - sum(sizes))
+    while groups is not None and 0 in sizes and max(sizes) > 1:
+        sizes[sizes.index(max(sizes))] -= 1
+        sizes[sizes.index(0)] += 1
     for part, size in zip(_PARTS, sizes, strict=False):
         if size <= 0:
             units = "samples" if groups is None else "groups"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,12 +121,3 @@ def _chunk(model: HilbertSpaceModel, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     if settings.classes is None:
         expectations, deviations = expectations * model.y_scale + model.y_mean, deviations * model.y_scale
     return expectations, deviations, found.energy
-
-
-def as_csv(columns: dict[str, NDArray[Any]]) -> str:
-    """A table as text."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
-    return stream.getvalue()

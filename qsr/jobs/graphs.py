@@ -10,16 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qsr.graph.lattice_data import GraphsHparams, LatticeGraphs, class_numbers, target_values
+from qsr.graph.lattice_data import GraphsHparams, LatticeGraphs, target_values
 from qsr.graph.lattice_model import LatticeModel
 from qsr.hparams import ConfigError
-from qsr.hsm.predictions import as_csv
-from qsr.jobs.reports import metric_lines
+from qsr.jobs.reports import PREDICTIONS_FILE, as_csv, metric_lines
 from qsr.runs import StoredRun, write_atomically
 from qsr.snapshots import Snapshots, read_snapshots
 from qsr.training.files import read_bytes
-
-PREDICTIONS_FILE = "predictions.csv"
+from qsr.training.rows import class_numbers
 
 
 @dataclass(frozen=True)

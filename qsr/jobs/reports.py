@@ -1,8 +1,15 @@
-"""How metrics of predictions look in a terminal."""
+"""How predictions look in a file, and their metrics in a terminal."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+PREDICTIONS_FILE = "predictions.csv"
 
 
 def metric_lines(summary: str, metrics: Mapping[str, float], errors: Mapping[str, float] | None = None) -> list[str]:
@@ -14,3 +21,12 @@ def metric_lines(summary: str, metrics: Mapping[str, float], errors: Mapping[str
     width = max((len(name) for name in metrics), default=0)
     after = {name: f" +- {error:.2g}" for name, error in (errors or {}).items()}
     return [summary, *(f"{name:<{width}}  {value:.6g}{after.get(name, '')}" for name, value in metrics.items())]
+
+
+def as_csv(columns: dict[str, NDArray[Any]]) -> str:
+    """A table as text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    return stream.getvalue()

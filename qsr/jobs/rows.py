@@ -11,17 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from qsr.hsm.model import HilbertSpaceModel
-from qsr.hsm.predictions import Predictions, as_csv, predict
+from qsr.hsm.predictions import Predictions, predict
 from qsr.jobs.features import feature_names, features_of
-from qsr.jobs.reports import metric_lines
+from qsr.jobs.reports import PREDICTIONS_FILE, as_csv, metric_lines
 from qsr.runs import StoredRun, write_atomically
 from qsr.training import DataLoaderHparams, Supervised
 from qsr.training.columns import Columns
 from qsr.training.rows import TensorRows
 from qsr.training.supervised import DatasetSource
 from qsr.training.table import TableHparams
-
-PREDICTIONS_FILE = "predictions.csv"
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
-from qsr.hsm.predictions import as_csv
-from qsr.jobs.reports import metric_lines
+from qsr.jobs.reports import PREDICTIONS_FILE, as_csv, metric_lines
 from qsr.qembed.data import Code, SequencesHparams, open_source
 from qsr.qembed.metrics import expected_calibration_error, negative_log_likelihood
 from qsr.qembed.model import QEmbedModel
@@ -23,6 +22,7 @@ from qsr.qembed.text import TextSource, Vocabulary
 from qsr.runs import StoredRun, replacing, write_atomically
 from qsr.snapshots import Snapshots, write_snapshots
 from qsr.training.files import read_bytes
+from qsr.training.rows import class_numbers
 
 Source = SnapshotSource | TextSource
 OF_ONE_STATE = ("log_prob", "local_energy")  # what does not hold of a configuration that was changed
@@ -53,7 +53,7 @@ class SequenceReport:
     @property
     def file(self) -> str:
         """Name of the file of the predictions."""
-        return "predictions.csv" if self.cleaned is None else "cleaned.h5"
+        return PREDICTIONS_FILE if self.cleaned is None else "cleaned.h5"
 
     def lines(self) -> list[str]:
         """For the terminal."""
@@ -118,8 +118,7 @@ def _classes(model: QEmbedModel, source: Source, code: Code, described: Sequence
     names = ("total_entropy", "aleatoric", "mutual_information", *(("uncertainty",) if model.layers else ()))
     columns |= {name: found[name].numpy() for name in names}
     labels = source.labels(described.target)
-    numbers = {name: number for number, name in enumerate(classes)}
-    truth = torch.tensor([-1 if labels is None else numbers.get(label, -1) for label in _each(labels, len(source))])
+    truth = torch.full((len(source),), -1) if labels is None else class_numbers(labels, classes)
     known = truth >= 0
     count = int(known.sum())
     of = "" if count == len(source) else f", metrics of the {count} rows with a class that training knew"
@@ -148,10 +147,6 @@ def unknown_words(source: Source, code: Code) -> str:
     ids = source.columns(code)["input_ids"]
     unknown, words = int((ids == code.unknown).sum()), int((ids < code.num_words).sum())
     return f"; {unknown} of {unknown + words} words are unknown" if unknown else ""
-
-
-def _each(labels: NDArray[Any] | None, count: int) -> list[Any]:
-    return [None] * count if labels is None else labels.tolist()
 
 
 def _likelihoods(model: QEmbedModel, source: Source, code: Code, described: SequencesHparams, seed: int) -> SequenceReport:

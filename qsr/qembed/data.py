@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from qsr.hparams import ConfigError, Hparam
 from qsr.hparams.types import Patch
-from qsr.qembed.networks import IGNORED
+from qsr.qembed.metrics import IGNORED
 from qsr.qembed.patches import PatchTokens, SnapshotSource
 from qsr.qembed.text import TextSource, Vocabulary
 from qsr.snapshots import read_snapshots
 from qsr.training.data import check_shares
 from qsr.training.files import FileData, FileHparams
-from qsr.training.rows import Batch, DictRows, RandomRows, grouped, split_rows
+from qsr.training.rows import Batch, DictRows, RandomRows, class_numbers, grouped, split_rows
 
 Task = Literal["classify", "mlm", "denoise"]
 Code = PatchTokens | Vocabulary
@@ -144,15 +144,18 @@ class Sequences(FileData[SequencesHparams]):
         found: dict[str, Any] = {"sha256": self.checked_hash(*data)}
         self.source = open_source(where, data[0])
         labels = self._labels() if settings.task == "classify" else None
-        self._rows = self._parts(labels)
-        self.code = self.source.code(settings, self._rows[0])
+        self.parts = self._parts(labels)
+        self.code = self.source.code(settings, self.parts[0])
         if isinstance(self.code, Vocabulary):
             found["vocabulary"] = self.code.words
         if labels is not None:
             found["classes"] = settings.classes or tuple(np.unique(labels).tolist())
         self.thparams = settings.updated(found)
         if labels is not None:
-            numbers = class_numbers(labels, found["classes"], where)
+            numbers = class_numbers(labels, found["classes"])
+            if (numbers < 0).any():
+                unknown = labels.tolist()[int(numbers.argmin())]
+                raise ConfigError(f"{where}: {unknown!r} is no class of the training data: {shown(found['classes'])}")
             return DictRows({**self.source.columns(self.code), "labels": numbers})
         return self._masked() if settings.task == "mlm" else self._noisy()
 
@@ -196,28 +199,12 @@ class Sequences(FileData[SequencesHparams]):
             raise ConfigError(f"data.split={settings.split}: leaves a part or a class without rows ({sizes} of {count} rows)")
         return found
 
-    def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]
-        return [dataset.part(torch.from_numpy(rows)) for rows in self._rows]
-
     def check_like(self, stored: Any) -> None:
         if not isinstance(stored, SequencesHparams):
             return
         for name in ("task", "patch", "tokens", "bos", "classes", "vocabulary"):
             if stored[name] is not None and stored[name] != self.thparams[name]:
                 raise ConfigError(f"data.{name}={shown(self.thparams[name])}: the run has {shown(stored[name])}")
-
-
-def class_numbers(labels: NDArray[Any], classes: Sequence[int | str], where: str) -> Tensor:
-    """(S,) int64 number of each label among the classes.
-
-    Raises:
-        ConfigError: for a label that is none of them.
-    """
-    numbers = {name: number for number, name in enumerate(classes)}
-    unknown = [label for label in labels.tolist() if label not in numbers]
-    if unknown:
-        raise ConfigError(f"{where}: {unknown[0]!r} is no class of the training data: {shown(classes)}")
-    return torch.tensor([numbers[label] for label in labels.tolist()], dtype=torch.long)
 
 
 def shown(value: Any) -> str:

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from qsr.qembed.statistics import parts_of_metrics
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.supervised import DataBatch, Supervised
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_OF_COLLAPSE = ("uncertainty", "_uncertainty", "_tokens", "superposition_coherence", "_coherence")
-_OF_ENTANGLEMENT = ("entanglement_strength", "_entanglement", "_bonds")
+_OF_COLLAPSE = parts_of_metrics("uncertainty", "superposition_coherence")
+_OF_ENTANGLEMENT = parts_of_metrics("entanglement_strength")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from qsr.training.protocols import Callback, Metrics
 from qsr.training.settings import EarlyStoppingHparams
@@ -94,12 +94,13 @@ class BestModel(Callback):
         self.monitor, self.min_delta, self.save = monitor, min_delta, save
         self.value: float | None = None
         self.epoch: int | None = None
+        self.mode: Literal["min", "max"] = "max" if monitor.endswith("/accuracy") else "min"
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
         value = watched(metrics, self.monitor, "monitor")
         if value is None or not math.isfinite(value):
             return
-        sign = -1 if self.monitor.endswith("/accuracy") else 1
+        sign = 1 if self.mode == "min" else -1
         if self.value is None or sign * (self.value - value) > self.min_delta:
             self.value, self.epoch = value, trainer.epoch - 1
             if self.save is not None:
@@ -141,9 +142,7 @@ class StepCount(Callback):
 
 def stopping(best: BestModel, patience: int, done: int) -> EarlyStopping:
     """Ends a fit after so many epochs in a row without a better one; `done` epochs are behind it, and `best` knows of them."""
-    mode: Any = "max" if best.monitor.endswith("/accuracy") else "min"
-    settings = EarlyStoppingHparams(monitor=best.monitor, patience=patience, min_delta=best.min_delta, mode=mode)
-    found = EarlyStopping(settings)
+    found = EarlyStopping(EarlyStoppingHparams(monitor=best.monitor, patience=patience, min_delta=best.min_delta, mode=best.mode))
     if best.epoch is not None:
         found.best, found.waited = best.value, done - 1 - best.epoch
     return found

@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, default_collate
 
 from qsr.hparams import ConfigError
 from qsr.qembed.config import NO_FLOAT16, QuantumConfig
-from qsr.qembed.losses import call_loss
+from qsr.qembed.losses import observed_loss
 from qsr.qembed.metrics import IGNORED
 from qsr.qembed.optimizers import QuantumOptimizer, UncertaintyOptimizer
-from qsr.qembed.reading import Reading
 from qsr.qembed.update import clip_by_role
 from qsr.training.lightning import adapter_class
 
@@ -189,7 +188,7 @@ def as_hf_loss(loss_fn: Any) -> Callable[..., Tensor]:
     def loss(outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         if labels is None:
             raise ConfigError("labels: the batch has none, which the loss needs")
-        found = call_loss(loss_fn, outputs, labels, Reading(outputs).uncertainty)
+        found = observed_loss(loss_fn, outputs, labels)
         return found if num_items_in_batch is None else found * (labels != IGNORED).sum() / num_items_in_batch
 
     return loss

@@ -16,9 +16,10 @@ from qsr.qembed.batches import parts_of
 from qsr.qembed.checkpointing import enable_checkpointing
 from qsr.qembed.embeddings import QuantumEmbeddings
 from qsr.qembed.functional import at_least_single
-from qsr.qembed.losses import call_loss, entanglement_penalty, ignored_label, uncertainty_penalty
+from qsr.qembed.losses import base_of, entanglement_penalty, ignored_label, observed_loss, uncertainty_penalty
+from qsr.qembed.metrics import at_least_two
 from qsr.qembed.output import QEmbedOutput
-from qsr.qembed.reading import Reading, logits_of
+from qsr.qembed.reading import logits_of
 from qsr.qembed.replay import ReplayBuffer, replay_loss
 from qsr.qembed.schedules import STANDALONE_EPOCHS, schedule
 from qsr.qembed.settings import QuantumHparams
@@ -76,6 +77,10 @@ class QuantumModel(Model[QuantumModelHparams]):
         end = float(length or STANDALONE_EPOCHS)
         self.register_buffer("evaluation_probability", torch.tensor(self._schedule(end, None)))
         self.apply_settings()
+
+    @property
+    def _binary(self) -> bool:
+        return bool(getattr(self.network, "binary", False))
 
     @property
     def quantum(self) -> QuantumHparams:
@@ -156,11 +161,9 @@ class QuantumModel(Model[QuantumModelHparams]):
 
     def class_probs(self, logits: Tensor) -> Tensor:
         """Probabilities (..., C) that logits of the network mean; of two classes, where there is one logit for each label."""
-        if getattr(self.network, "binary", False) or logits.dim() == 1:
+        if self._binary or logits.dim() == 1:
             logits = logits[..., None]
-        if logits.shape[-1] == 1:
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
-        return at_least_single(logits).softmax(dim=-1)
+        return at_least_single(at_least_two(logits)).softmax(dim=-1)
 
     def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """The loss of a batch, its parts, and statistics of its tokens (see `finish_metrics`)."""
@@ -179,8 +182,7 @@ class QuantumModel(Model[QuantumModelHparams]):
 
     def _scores(self, logits: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """What accuracy and calibration are made of; {} where labels are no classes but numbers."""
-        base_loss = getattr(self.loss_fn, "base_loss", self.loss_fn)
-        binary = getattr(self.network, "binary", False) or isinstance(base_loss, nn.BCEWithLogitsLoss)
+        binary = self._binary or isinstance(base_of(self.loss_fn), nn.BCEWithLogitsLoss)
         if labels is None or (labels.is_floating_point() and not binary):
             return {}
         return of_classes(logits, labels, ignored_label(self.loss_fn))
@@ -217,7 +219,7 @@ class QuantumModel(Model[QuantumModelHparams]):
             first = found[0] if found else None
 
             def whole_loss(*_: Tensor) -> Tensor:  # of one's own: there is no part that wants logits alone
-                return call_loss(self.loss_fn, again, stored.labels, Reading(first, again).uncertainty, first)
+                return observed_loss(self.loss_fn, again, stored.labels, first)
 
             base_loss = getattr(self.loss_fn, "base_loss", whole_loss)
             loss = replay_loss(stored, logits_of(again), None if first is None else first.probs, base_loss, *weights)

@@ -69,8 +69,13 @@ def task_loss(loss_fn: LossFunction, logits: Tensor, labels: Tensor) -> Tensor:
 
 def ignored_label(loss_fn: Any) -> int:
     """The label that a loss leaves out: its `ignore_index`, or that of its `base_loss`; -100 if they do not say."""
-    found: int = getattr(getattr(loss_fn, "base_loss", loss_fn), "ignore_index", IGNORED)
+    found: int = getattr(base_of(loss_fn), "ignore_index", IGNORED)
     return found
+
+
+def base_of(loss_fn: Any) -> Any:
+    """The loss of the task in a loss: its `base_loss`, or itself."""
+    return getattr(loss_fn, "base_loss", loss_fn)
 
 
 def uncertainty_penalty(uncertainty: Tensor, mask: Tensor | None = None, target: float = 0.5) -> Tensor:
@@ -136,7 +141,7 @@ class _Regularised(nn.Module):
 
     def penalty(self, term: str, reading: Reading, logits: Tensor, labels: Tensor) -> Tensor | None:
         """What a term is multiplied by its weight; None if the outputs do not say."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define penalty")
 
     def forward(self, outputs: Any, labels: Tensor, quantum_outputs: Any = None) -> Tensor:
         """The loss, a scalar.
@@ -328,6 +333,15 @@ def call_loss(
     if getattr(loss_fn, "expects_outputs", False) or names[:1] == ["outputs"]:
         return _one_number(loss_fn(outputs, labels, **given))
     return task_loss(functools.partial(loss_fn, **given) if given else loss_fn, logits_of(outputs), labels)
+
+
+def observed_loss(loss_fn: LossFunction, outputs: Any, labels: Tensor, observed: Any = None) -> Tensor:
+    """`call_loss` with the uncertainty that was observed, or else that of the outputs.
+
+    Args:
+        observed: quantities that the outputs lack, such as the output of a quantum embedding; None: nothing.
+    """
+    return call_loss(loss_fn, outputs, labels, Reading(observed, outputs).uncertainty, observed)
 
 
 def _parameters(function: LossFunction) -> list[str]:

@@ -29,6 +29,11 @@ def class_logits(logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits[..., None]
     if logits.shape[:-1] != labels.shape or not logits.dim():
         raise ConfigError(f"labels: must be (...,) for logits (..., C), found {tuple(labels.shape)} and {tuple(logits.shape)}")
+    return at_least_two(logits)
+
+
+def at_least_two(logits: Tensor) -> Tensor:
+    """Logits (..., C); of a single one (..., 1), that of class 1, the two (..., 2) with 0 for class 0."""
     return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
 
 

@@ -15,10 +15,10 @@ from qsr.qembed.arguments import checked_mask, checked_size
 from qsr.qembed.embeddings import Noise, QuantumEmbeddings
 from qsr.qembed.entanglement import Bonds
 from qsr.qembed.functional import check_name
+from qsr.qembed.metrics import IGNORED
 from qsr.qembed.output import QEmbedOutput
 
 EMBEDDINGS = ("qembed", "plain")
-IGNORED = -100  # the label of a token that no loss asks for, as in torch.nn.functional.cross_entropy
 _POSITION_SCALE = 0.02
 
 

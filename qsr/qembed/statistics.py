@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from qsr.hparams import ConfigError
 from qsr.qembed.functional import at_least_single, shannon_uncertainty
-from qsr.qembed.losses import call_loss
+from qsr.qembed.losses import observed_loss
 from qsr.qembed.metrics import IGNORED, calibration_gaps, class_logits, scored
 from qsr.qembed.output import QEmbedOutput
-from qsr.qembed.reading import Reading, logits_of
+from qsr.qembed.reading import logits_of
 
 _GAP = "_gap_"
 # Metrics that are ratios of sums, over tokens, bonds or labels: no mean of what batches find. The last is what nothing gives.
@@ -26,6 +26,11 @@ _RATIOS = {
     "accuracy": ("_correct", "_labelled", math.nan),
     "nll": ("_nll", "_labelled", math.nan),
 }
+
+
+def parts_of_metrics(*names: str) -> tuple[str, ...]:
+    """Metrics that are ratios, with the sums that they are made of."""
+    return tuple(part for name in names for part in (name, *_RATIOS[name][:2]))
 
 
 @contextmanager
@@ -60,7 +65,7 @@ def loss_of(loss_fn: Any, outputs: Any, labels: Tensor | None, seen: Sequence[QE
     if labels is None:
         raise ConfigError("batch: has no labels, which loss_fn needs")
     first = seen[0] if seen else None
-    loss = call_loss(loss_fn, outputs, labels, Reading(first, outputs).uncertainty, first)
+    loss = observed_loss(loss_fn, outputs, labels, first)
     task = getattr(loss_fn, "last_components", {}).get("task")
     return loss, loss.detach() if task is None else loss.new_tensor(task)
 

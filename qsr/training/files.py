@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError, Hparam
 from qsr.training.data import DataHparams, PyTorchData
@@ -70,6 +74,7 @@ class FileData(PyTorchData[TFileHparams]):
 
     fixed: ClassVar[tuple[str, ...]] = ("seed", "split", "sha256")
     named_by_module = False
+    parts: Sequence[NDArray[np.int64]]  # row numbers of each part of the split, if `get_dataset` chooses them
 
     def __init__(self, hparams: TFileHparams | Mapping[str, Any]) -> None:
         super().__init__(hparams)
@@ -86,6 +91,10 @@ class FileData(PyTorchData[TFileHparams]):
                 raise ConfigError(
                     f"data.{name}={self.thparams[name]}: the run has {stored[name]}, and goes on with the same data only"
                 )
+
+    def split_dataset(self, dataset: Any, fractions: Sequence[float], seed: int) -> list[Any]:  # type: ignore[override]
+        """The parts that `get_dataset` has chosen, of a data set with `part`."""
+        return [dataset.part(torch.from_numpy(rows)) for rows in self.parts]
 
     def read_bytes(self, file: str) -> bytes:
         """As the function of this name; says more of a file that a run has left behind."""

@@ -104,6 +104,13 @@ class _DrawnRows(Rows):
         return self.source.made(DictRows.rows(self.source, indices), self.uniforms[indices])
 
 
+def class_numbers(labels: Sequence[Any] | NDArray[Any], classes: Sequence[Any]) -> Tensor:
+    """(S,) int64 number of each label among the classes, -1 for one that is none of them."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    values = labels.tolist() if isinstance(labels, np.ndarray) else labels
+    return torch.tensor([numbers.get(value, -1) for value in values], dtype=torch.long)
+
+
 def grouped(order: NDArray[np.int64], values: NDArray[np.generic] | None) -> list[NDArray[np.int64]]:
     """Row numbers in an order, those of each value (S,) apart; in one group without values."""
     return [order] if values is None else [order[values[order] == value] for value in np.unique(values)]

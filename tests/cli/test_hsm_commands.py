@@ -1,10 +1,8 @@
 """Hilbert-space models from the command line, as a user types it: train, evaluate, predict, resume."""
 
 import csv
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 import torch
 
 import qsr
-from qsr.runs import RunDirectory, same_history
+from tests.cli.killed import check_killed_and_resumed
 
 
 def run(line: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -88,25 +86,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(table: Path, tmp_
         "--scheduler name=ReduceLROnPlateau patience=1 factor=0.7 --early_stopping patience=40 restore_best_weights=True "
         "--checkpoint every_n_steps=7 --train max_epochs=12 lr=0.05 dir="
     )
-    assert run(f"{words}{tmp_path / 'a'}").returncode == 0
-    whole = tmp_path / "a" / "hsm" / "general" / "0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qsr", *f"{words}{tmp_path / 'b'}".split()], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch 4/12"):
-            break
-    time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    cut = tmp_path / "b" / "hsm" / "general" / "0"
-    resumed = run(f"train --resume {cut}")
-    assert resumed.returncode == 0, resumed.stderr
-    assert same_history(RunDirectory(whole).history, RunDirectory(cut).history)
-    first, second = (qsr.load_model(path).state_dict() for path in (whole, cut))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    check_killed_and_resumed(words, tmp_path, "hsm/general/0", "epoch 4/12", later=0.05)
 
 
 @pytest.mark.parametrize(

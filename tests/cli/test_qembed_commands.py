@@ -1,19 +1,16 @@
 """Networks on quantum embeddings from the command line, as a user types it: train, evaluate, predict, resume."""
 
 import csv
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import qsr
 from qsr import Lattice
-from qsr.runs import RunDirectory, same_history
 from qsr.snapshots import Snapshots, read_snapshots, write_snapshots
+from tests.cli.killed import check_killed_and_resumed
 
 SHAPE = (3, 4)
 
@@ -96,24 +93,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(file: Path, tmp_p
         f"train --qembed task=mlm patch=3x1 dropout=0.1 entanglement=bell_state --data {file} batch_size=16 "
         "--checkpoint every_n_steps=7 --train max_epochs=6 dir="
     )
-    assert run(f"{words}{tmp_path / 'a'}").returncode == 0
-    whole = tmp_path / "a" / "qembed" / "mlm" / "0"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qsr", *f"{words}{tmp_path / 'b'}".split()], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("epoch 2/6"):
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    cut = tmp_path / "b" / "qembed" / "mlm" / "0"
-    resumed = run(f"train --resume {cut}")
-    assert resumed.returncode == 0, resumed.stderr
-    assert same_history(RunDirectory(whole).history, RunDirectory(cut).history)
-    first, second = (qsr.load_model(path).state_dict() for path in (whole, cut))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    check_killed_and_resumed(words, tmp_path, "qembed/mlm/0", "epoch 2/6")
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,10 @@ def test_split_sizes_and_groups() -> None:
     states = [set(groups[part].tolist()) for part in parts]
     assert [len(state) for state in states] == [3, 1, 1] and set.union(*states) == {5, 7, 1, 9, 4}
     assert sorted(np.concatenate(parts)) == list(range(30))
+    few = split_indices(30, (0.8, 0.1, 0.1), 0, groups)
+    assert [len(set(groups[part].tolist())) for part in few] == [3, 1, 1], "a tenth of five states is one"
+    with pytest.raises(ConfigError, match=r"test size cannot be 0; there are 2 groups"):
+        split_indices(12, (0.8, 0.1, 0.1), 0, np.repeat([0, 1], 6))
     for split, said in (
         ((0.8, 0.1), r"Split ratios must sum to 1\.0\. Provided split: \[0\.8, 0\.1\]"),
         ((1.0,), "two or three shares"),

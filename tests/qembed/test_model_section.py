@@ -1,6 +1,5 @@
 """`--qembed`: networks learn what exact enumeration says can be learnt, and everything is rebuilt from settings.json alone."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 import qsr
-from qsr import ConfigError, Run
+from qsr import Run
 from qsr.hparams import RunSettings, parse_sections
 from qsr.jobs import predict_table
 from qsr.qembed.data import Sequences
@@ -19,6 +18,7 @@ from qsr.qembed.patches import PatchTokens
 from qsr.qembed.predictions import predict, row_batches, token_likelihoods
 from qsr.runs import RunDirectory, same_history
 from qsr.snapshots import read_snapshots
+from tests.qembed.refused import fails
 from tests.qembed.snapshot_files import ALL, SHAPE, SITES, checkerboard, disordered, drawn, indices, two_phases, write
 
 
@@ -209,13 +209,6 @@ def test_settings_of_the_learning_stand_beside_those_of_the_network() -> None:
     assert settings.quantum.collapse_strategy is None  # that of the embedding is the embedding's own
     again = QEmbed(uncertainty_regularization=0.5, quantum={"uncertainty_target": 0.1}).updated({"num_layers": 2})
     assert (again.quantum.uncertainty_regularization, again.quantum.uncertainty_target, again.num_layers) == (0.5, 0.1, 2)
-
-
-def fails(make: Callable[[], object]) -> str:
-    with pytest.raises(ConfigError) as found:
-        make()
-    assert "\n" not in str(found.value)
-    return str(found.value)
 
 
 @pytest.mark.parametrize(

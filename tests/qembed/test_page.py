@@ -1,19 +1,14 @@
 """Every command and snippet of docs/quantum_embeddings.md runs as it stands, in its order."""
 
-import contextlib
-import io
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "quantum_embeddings.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+from tests.pages import ROOT, Page
+
+PAGE = Page("quantum_embeddings.md")
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +20,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands(clone: Path) -> None:
-    lines = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
-    assert len(lines) >= 10
-    said = {}
-    for line in lines:
-        program, *words = shlex.split(line)
-        start = [sys.executable, "-m", "qsr"] if program == "qsr" else [sys.executable]
-        result = subprocess.run([*start, *words], cwd=clone, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, f"{line}\n{result.stderr}"
-        said[line] = result.stdout
+    assert len(PAGE.commands) >= 10
+    said = PAGE.run_commands(clone)
     scores = {
         name: [float(number) for number in re.findall(r"\d\.\d+", line)]
         for line in said["python demos/snapshots_qembed.py"].splitlines()
@@ -53,13 +41,8 @@ def test_commands(clone: Path) -> None:
 
 def test_snippets(monkeypatch: pytest.MonkeyPatch, clone: Path) -> None:
     monkeypatch.chdir(clone)
-    names: dict[str, object] = {"__name__": "page"}
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        for kind, text in BLOCKS:
-            if kind == "python":
-                exec(compile(text, "quantum_embeddings.md", "exec"), names)
-    first, entangled, *_ = output.getvalue().splitlines()
+    _, lines = PAGE.run_snippets()
+    first, entangled, *_ = lines
     accuracy, disagreement = first.split()
     assert float(accuracy) > 0.95 and 0 < float(entangled) <= 1
     assert 0 < float(disagreement) < 0.7

@@ -1,19 +1,19 @@
 """Snapshots and text as sequences: ids as the samplers have them, masks and noise by the epoch, words of the training part."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from qsr import PTF, ConfigError, Lattice
+from qsr import PTF, Lattice
 from qsr.qembed.data import MaskedRows, NoisyRows, Sequences, SequencesHparams
 from qsr.qembed.patches import PatchTokens, patch_ids
 from qsr.qembed.text import Vocabulary
 from qsr.snapshots import Snapshots, write_snapshots
 from qsr.training import DataLoaderHparams
 from qsr.training.supervised import DatasetSource
+from tests.qembed.refused import fails
 
 SIGMAS = 4.0
 
@@ -170,13 +170,6 @@ def test_sentences_of_lines_and_characters(tmp_path: Path) -> None:
     hidden = batch["labels"] != -100
     assert bool((hidden.sum(dim=1) == 1).all()) and int(batch["labels"].max()) == 2
     assert bool((batch["attention_mask"][hidden] == 1).all())
-
-
-def fails(make: Callable[[], object]) -> str:
-    with pytest.raises(ConfigError) as found:
-        make()
-    assert "\n" not in str(found.value)
-    return str(found.value)
 
 
 @pytest.mark.parametrize(
