@@ -83,7 +83,9 @@ def allowing(settings: RunSettings) -> str:
     named = [section and section.module_name for section in (settings.model, settings.data)]
     loss = getattr(settings.model, "loss", None)
     named.append(loss.name if loss is not None and "." in loss.name else None)
-    modules = dict.fromkeys(name.rpartition(".")[0] for name in named if name)
+    modules = dict.fromkeys(
+        [name.rpartition(".")[0] for name in named if name] + list(getattr(settings.model, "own_modules", ()))
+    )
     return "".join(f" --allow-import {module}" for module in modules)
 
 

@@ -41,12 +41,18 @@ def section_table(name: str) -> str:
         ConfigError: for an unknown section.
     """
     section = find_section(name)
-    cls = hparams_class(section.name)
-    lines = [f"--{section.name}: {section.title}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
+    return settings_table(hparams_class(section.name), f"--{section.name}: {section.title}")
+
+
+def settings_table(cls: type[Hparams], title: str) -> str:
+    """The same of a class of settings."""
+    about = inspect.cleandoc(cls.__doc__ or "").partition("\n\nRaises:")[0]
+    lines = [title, "", about, ""]
     for field_name, field in cls.model_fields.items():
         default = field.get_default(call_default_factory=True)
         if isinstance(default, Hparams):  # a section of its own
             default = getattr(default, "name", "its defaults")
+        default = getattr(default, "__name__", default)  # of a class
         shown = "" if field.is_required() else f" [{default}]"
         lines += _entry(field_name, f"({type_name(field)}){shown}", field.description or "")
     for shorthand, meaning in cls.shorthands.items():

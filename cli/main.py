@@ -11,6 +11,7 @@ from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
 
 from .commands import exact, finetune, load, plot, train, transfer
+from .graph import graph
 from .hsm import hsm
 from .snapshots import snapshots
 
@@ -30,7 +31,7 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, finetune, transfer, exact, plot, hsm, snapshots):
+for _command in (train, load, finetune, transfer, exact, plot, hsm, snapshots, graph):
     qsr.add_command(_command)
 
 

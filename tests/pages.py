@@ -16,7 +16,8 @@ class Page:
 
     Attributes:
         commands: lines of its shell blocks.
-        snippets: its blocks of Python.
+        files: its blocks whose first line is a comment with the name of a file, by that name.
+        snippets: its other blocks of Python.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,10 +25,14 @@ class Page:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         self.commands = [line for kind, block in blocks if kind == "sh" for line in block.splitlines()]
-        self.snippets = [block for kind, block in blocks if kind == "python"]
+        named = [(re.match(r"# (\w+\.(?:py|yaml))\n", block), kind, block) for kind, block in blocks]
+        self.files = {found[1]: block for found, _, block in named if found}
+        self.snippets = [block for found, kind, block in named if kind == "python" and not found]
 
     def run_commands(self, folder: Path) -> dict[str, str]:
-        """What each command printed; all must succeed."""
+        """What each command printed, in a folder with the page's files; all must succeed."""
+        for name, text in self.files.items():
+            (folder / name).write_text(text, encoding="utf-8")
         said = {}
         for line in self.commands:
             program, *words = shlex.split(line, comments=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from qsr.graph.config import Constructor, EvaluatorHparams, GraphConfig
-from qsr.graph.learner import GraphLearner, metric_name
+from qsr.graph.config import EvaluatorHparams, GraphConfig
+from qsr.graph.constructor import Constructor
+from qsr.graph.learner import GraphLearnerHparams, metric_name
 from qsr.graph.model import GNNModel, apply_model
 from qsr.graph.naming import in_names
 from qsr.hparams import ConfigError, RunSettings, nearest
-from qsr.hparams.imports import dotted_name
 from qsr.training.default_early_stopping import DefaultEarlyStopping
 from qsr.training.device import find_device
 from qsr.training.evaluators import Evaluator, as_criterion
@@ -28,7 +28,7 @@ def built_network(model: Mapping[str, Any]) -> nn.Module:
         ConfigError: for neither, and for a type that makes no module.
     """
     if "type" in model:
-        found = Constructor(**model).build()
+        found = Constructor(**model).build("model")
     elif "encoder_type" in model:
         found = GNNModel.from_config(model)
     else:
@@ -49,7 +49,7 @@ def built_evaluator(kind: type[Evaluator], where: str, settings: Any, trainer: A
     if settings is None:
         return None
     if isinstance(settings, Constructor):
-        found = settings.build()
+        found = settings.build(where)
         task = "validate" if where.startswith("validation") else "test"
         if not (hasattr(found, task) and hasattr(found, "report")):
             raise ConfigError(f"{where}.type: must make an object with {task} and report, found {type(found).__name__}")
@@ -72,7 +72,10 @@ def built_stopper(settings: Any, validator: Any) -> Any:
     if validator is None:
         raise ConfigError("early_stopping: needs validation.validator, whose table it looks at")
     if isinstance(settings, Constructor):
-        return settings.build()
+        found = settings.build("early_stopping")
+        if not callable(found):
+            raise ConfigError(f"early_stopping.type: must make a function of the validator's table, found {type(found).__name__}")
+        return found
     tasks = {name: dict(task) for name, task in settings.tasks.items()}
     found = DefaultEarlyStopping(tasks, settings.patience, settings.mode)
     if isinstance(validator, Evaluator):
@@ -100,7 +103,7 @@ def run_settings(config: GraphConfig, validator: Any) -> RunSettings:
     name, extra = tree.pop("name"), tree.pop("extra")
     return RunSettings.from_tree(
         {
-            "model": {"module_name": dotted_name(GraphLearner), "name": name, "config": tree},
+            "model": {"type": GraphLearnerHparams.section, "name": name, "config": tree},
             "train": {
                 "seed": training.seed,
                 "device": training.device,

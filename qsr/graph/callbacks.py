@@ -94,7 +94,8 @@ class Stopping(Callback):
 
 
 class BestModel(Callback):
-    """Keeps the weights of the best epoch, in memory and as best/best.safetensors of the run directory.
+    """Keeps the weights of the best epoch, in memory and as best/best.safetensors of the run directory; at the end of the run
+    they are its weights.safetensors, too, which `qsr.load_model` reads.
 
     Args:
         better: says of the epoch whose metrics it gets whether it is better than the best so far, with that one's metrics.
@@ -119,6 +120,8 @@ class BestModel(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self._write(trainer)  # after a rewind the file may hold weights of a course that was given up
+        if trainer.directory is not None and self.weights is not None:
+            trainer.directory.save_weights(self.weights)
 
     def _write(self, trainer: Trainer) -> None:
         if trainer.directory is not None and self.weights is not None:

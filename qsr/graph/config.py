@@ -4,50 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, model_validator
 
+from qsr.graph.constructor import Named, section_or_constructor
 from qsr.graph.data import GraphDataHparams
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.hparams.objects import as_object
 from qsr.training import DataLoaderHparams, OptimizerHparams, SchedulerHparams
-from qsr.training.default_early_stopping import DefaultEarlyStoppingHparams
+from qsr.training.default_early_stopping import DefaultEarlyStoppingHparams, StoppingTask
 from qsr.training.monitors import EvaluatorTask
 from qsr.training.optimizers import NamedHparams
 from qsr.training.settings import DeviceName
-
-# A class or a function; in files by its name.
-Named = Annotated[Callable[..., Any], BeforeValidator(lambda value: as_object(value, "config"))]
-
-
-class Constructor(Hparams):
-    """An object by what makes it: `type(*args, **kwargs)`."""
-
-    section = "constructor"
-
-    type: Named = Hparam(help="a class, or a function")
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = Hparam(default_factory=dict)
-
-    def build(self, *first: Any) -> Any:
-        """The object; `first` are arguments before the others."""
-        return self.type(*first, *self.args, **self.kwargs)
-
-
-def _section_or_constructor(schema: type[Hparams]) -> BeforeValidator:
-    """Reads a mapping with a `type` as a `Constructor`, and another one as a section of its own kind."""
-
-    def read(value: Any) -> Any:
-        if value is None or isinstance(value, (Constructor, schema)):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError("must be a mapping: settings, or the type, args and kwargs of an object")
-        return Constructor(**value) if "type" in value else schema(**value)
-
-    return BeforeValidator(read)
 
 
 def _folder_name(name: str) -> str:
@@ -125,8 +95,8 @@ class EvaluatorHparams(Hparams):
     apply_model: Named | None = Hparam(None, help="(model, data) -> outputs; None: that of the training")
 
 
-EvaluatorField = Annotated[Any, _section_or_constructor(EvaluatorHparams)]
-StoppingField = Annotated[Any, _section_or_constructor(DefaultEarlyStoppingHparams)]
+EvaluatorField = Annotated[Any, section_or_constructor(EvaluatorHparams)]
+StoppingField = Annotated[Any, section_or_constructor(DefaultEarlyStoppingHparams)]
 
 
 class ValidationHparams(GraphLoaderHparams):
@@ -176,6 +146,23 @@ class GraphConfig(Hparams):
                 "split in two and testing.data, or training.data, validation.data and testing.data"
             )
         return self
+
+
+def config_sections() -> dict[str, type[Hparams]]:
+    """The classes of the sections of a configuration, by where they stand."""
+    from qsr.graph.settings import GNNModelHparams
+
+    return {
+        "training": TrainingHparams,
+        "data": GraphDataHparams,
+        "model": GNNModelHparams,
+        "validation": ValidationHparams,
+        "validation.validator, testing.tester": EvaluatorHparams,
+        "evaluator_tasks, each": EvaluatorTask,
+        "testing": TestingHparams,
+        "early_stopping": DefaultEarlyStoppingHparams,
+        "early_stopping.tasks, each": StoppingTask,
+    }
 
 
 def _named(schema: type[NamedHparams], kind: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

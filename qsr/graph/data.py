@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from qsr.graph.cache import SCHEMA, Chunks, describe_callable, is_current, write_chunk, write_meta
+from qsr.graph.constructor import Constructor, function_from
 from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.hparams.objects import as_object
 from qsr.runs import replacing_directory
 from qsr.training.random import derived_seed, generator_for, seed_global
 
@@ -49,7 +49,8 @@ class GraphDataHparams(Hparams):
     output: str | None = Hparam(None, help="directory for prepared graphs (processed/); needed by pre_transform and pre_filter")
     reader: Any = Hparam(
         None,
-        help="reader(store, idx, float_dtype, int_dtype, validate) -> sample; None: `SnapshotReader()`, for snapshot files",
+        help="reader(store, idx, float_dtype, int_dtype, validate) -> sample; None: qsr.graph.SnapshotReader, for snapshot "
+        "files; this and the next three may also be the type, args and kwargs of an object that can be called",
     )
     pre_transform: Any = Hparam(None, help="sample -> graph, once; what it returns is kept")
     pre_filter: Any = Hparam(None, help="sample -> whether to keep it, before pre_transform")
@@ -69,10 +70,7 @@ class GraphDataHparams(Hparams):
     @field_validator(*_CALLABLES)
     @classmethod
     def _can_be_called(cls, value: Any, checked: ValidationInfo) -> Any:
-        value = as_object(value, cls.label(str(checked.field_name)))
-        if value is not None and not callable(value):
-            raise ValueError("must be a function")
-        return value
+        return function_from(value, cls.label(str(checked.field_name)))
 
     @model_validator(mode="after")
     def _fits(self) -> Any:
@@ -106,7 +104,7 @@ class GraphDataset(Dataset[Any]):
     def __init__(self, settings: GraphDataHparams | Mapping[str, Any], seed: int = 0) -> None:
         require_torch_geometric()
         self.settings = settings if isinstance(settings, GraphDataHparams) else GraphDataHparams(**settings)
-        self.seed = seed
+        self.seed, self.transform = seed, _function(self.settings, "transform")
         self.source = _Source(self.settings, seed)
         self.chunks = self._prepared() if self.settings.prepares else None
         count = len(self.source) if self.chunks is None else len(self.chunks.index)
@@ -125,7 +123,7 @@ class GraphDataset(Dataset[Any]):
             raise IndexError(f"graph {number} of {len(self)}")
         row = int(self.rows[number])
         graph = self.source.read(row) if self.chunks is None else self.chunks[row]
-        return graph if self.settings.transform is None else self.settings.transform(graph)
+        return graph if self.transform is None else self.transform(graph)
 
     def has_column(self, name: str) -> bool:
         """Whether all files have an array with a number for each sample, as `state_id`."""
@@ -158,7 +156,7 @@ class _Source:
         self.seed, self.chunksize, self.n_processes = seed, settings.chunksize, settings.n_processes
         self.validate = settings.validate_data
         self.dtypes = (getattr(torch, settings.float_type), getattr(torch, settings.int_type))
-        self.functions = {name: settings[name] for name in ("pre_filter", "pre_transform")}
+        self.functions = {name: _function(settings, name) for name in ("pre_filter", "pre_transform")}
         arrays = [arrays_of(self.stores[number]) for number in range(len(settings.files))]
         self.ends = np.cumsum([sample_count(*pair) for pair in zip(arrays, settings.files, strict=True)])
         if settings.reader is None:
@@ -167,7 +165,7 @@ class _Source:
                 raise ConfigError(
                     f"data.reader: missing, and {other[0]} is no file of snapshots, which could be read without one"
                 )
-        self.reader: Callable[..., Any] = settings.reader or SnapshotReader()
+        self.reader: Callable[..., Any] = _function(settings, "reader") or SnapshotReader()
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -221,6 +219,16 @@ class _Source:
             "validate": self.validate,
             "seed": self.seed,
         }
+
+
+def _function(settings: GraphDataHparams, name: str) -> Any:
+    """A function of the section, made if it is an object; None if there is none."""
+    found = settings[name]
+    if isinstance(found, Constructor):
+        found = found.build(f"data.{name}")
+        if not callable(found):
+            raise ConfigError(f"data.{name}: must make an object that can be called, found {type(found).__name__}")
+    return found
 
 
 def _prepare_all(source: _Source, folder: Path) -> int:

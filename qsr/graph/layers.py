@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from qsr.graph.constructor import constructed
 from qsr.hparams.base import ConfigError
 from qsr.hparams.objects import as_object
 
@@ -70,13 +71,7 @@ def build_layer(kind: Any, args: Sequence[Any], kwargs: Mapping[str, Any], where
         return found
     if not isinstance(found, type):
         return Function(found, args, kwargs)
-    try:
-        made: nn.Module = found(*args, **kwargs)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    except (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError, AssertionError) as error:
-        given = ", ".join([*map(repr, args), *(f"{name}={value!r}" for name, value in kwargs.items())])
-        raise ConfigError(f"{where}: {found.__name__}({given}) failed ({error})") from error
+    made: nn.Module = constructed(found, args, kwargs, where)
     return made
 
 

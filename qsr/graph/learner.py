@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from qsr.graph.model import apply_model
-from qsr.hparams import Hparam
+from qsr.hparams import ConfigError, Hparam
+from qsr.hparams.objects import may_be_named
+from qsr.hparams.tags import PYOBJECT, resolve_pyobject_tags
 from qsr.training import Model, ModelHparams, Supervised
 from qsr.training.evaluators import ApplyModel, as_criterion
 from qsr.training.metric_table import MetricTable, last_row
@@ -18,16 +20,56 @@ from qsr.training.supervised import BatchSource, LoaderSource
 
 
 class GraphLearnerHparams(ModelHparams):
-    """What a run is made of, beside the settings that every run has."""
+    """What a run of `qsr.graph.Trainer` is made of, beside the settings that every run has."""
+
+    section: ClassVar[str] = "graph_run"
 
     name: str = Hparam("run", help="folder of the runs")
     config: dict[str, Any] = Hparam(
-        default_factory=dict, help="the configuration without what stands in other sections; objects are called by their names"
+        default_factory=dict, help="the configuration without what stands in other sections; objects stand as !pyobject name"
     )
 
     @property
     def label_of_runs(self) -> str:
         return self.name
+
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """Modules that someone must allow before another process can load the run."""
+        return tuple(dict.fromkeys(name.rpartition(".")[0] for name in _names(self.config) if not may_be_named(name)))
+
+    def build(self) -> GraphLearner:
+        """The network and the loss of the configuration, with new weights.
+
+        Raises:
+            ConfigError: for objects without a name, and those of modules that are not allowed.
+        """
+        from qsr.graph.building import built_network
+
+        parts = {name: self.config.get(name) for name in ("model", "criterion", "apply_model")}
+        nameless = next((name for name in _names(parts) if name.startswith("<")), None)
+        if nameless is not None:
+            raise ConfigError(
+                f"config: the run has a {nameless}, which no file can name; qsr.graph.Trainer.load_checkpoint(path, config) "
+                "takes the configuration as it was"
+            )
+        found = resolve_pyobject_tags(parts, "config")
+        return GraphLearner(self, built_network(found["model"]), found["criterion"], found["apply_model"] or apply_model)
+
+
+def _names(config: Any) -> Iterator[str]:
+    """Names of the objects in a configuration."""
+    if isinstance(config, Mapping):
+        config = config.values()
+    elif isinstance(config, str):
+        word, _, name = config.partition(" ")
+        if word == PYOBJECT:
+            yield name
+        return
+    elif not isinstance(config, (list, tuple)):
+        return
+    for inner in config:
+        yield from _names(inner)
 
 
 class GraphLearner(Model[GraphLearnerHparams]):

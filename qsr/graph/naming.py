@@ -9,7 +9,7 @@ from typing import Any
 from qsr.hparams import ConfigError
 from qsr.hparams.imports import remember
 from qsr.hparams.objects import name_of
-from qsr.hparams.tags import load_yaml
+from qsr.hparams.tags import PYOBJECT, load_yaml
 
 
 def as_config(given: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def as_config(given: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) 
 
 
 def in_names(value: Any) -> Any:
-    """Plain data with an object's name in its place; for one that has none, what it is."""
+    """Plain data with `!pyobject` and its name in the place of an object; for one that has none, what it is."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
@@ -41,9 +41,9 @@ def in_names(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [in_names(inner) for inner in value]
     try:
-        return name_of(value, "config")
+        return f"{PYOBJECT} {name_of(value, 'config')}"
     except ConfigError:
-        return f"<{type(value).__module__}.{type(value).__qualname__}>"
+        return f"{PYOBJECT} <{type(value).__module__}.{type(value).__qualname__}>"
 
 
 def _objects(value: Any) -> Iterable[Any]:

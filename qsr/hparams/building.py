@@ -33,7 +33,8 @@ def class_of(values: Mapping[str, Any], role: str) -> type[Hparams]:
     kind = values.get("type", default)
     if kind is None:
         raise ConfigError(f"{role}.type: missing; one of {', '.join(choices)}")
-    section = next((entry for entry in sections(role) if str(kind).lower() in (entry.name, *entry.aliases)), None)  # type: ignore[arg-type]
+    known = [entry for entry in sections() if entry.role in (role, f"internal {role}")]
+    section = next((entry for entry in known if str(kind).lower() in (entry.name, *entry.aliases)), None)
     if section is None:
         raise ConfigError(f"{role}.type={kind}: not a {role}{nearest(str(kind), choices)}")
     return class_for(section.name, values)

@@ -31,7 +31,7 @@ def split_sections(arguments: Sequence[str]) -> Words:
             groups.append((find_section(word[2:]).name, {}))
             continue
         if not groups:
-            known = ", ".join(f"--{section.name}" for section in sections() if section.role != "internal")
+            known = ", ".join(f"--{section.name}" for section in sections() if not section.internal)
             raise ConfigError(f"'{word}': expected a section first ({known})")
         section, values = groups[-1]
         if section == "data" and "=" not in word and not values:
@@ -66,7 +66,7 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
             name = TOKENS.get(name, name)
         role = find_section(name).role
         values: dict[str, Any] = class_for(name, words).parse_text(words)
-        if role == "internal":
+        if find_section(name).internal:
             raise ConfigError(f"--{name}: set by the command itself")
         if role == "part":
             _place(tree, name, values, f"--{name}")

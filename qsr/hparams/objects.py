@@ -27,6 +27,7 @@ KINDS = (
     Kind(("torch.nn", "torch_geometric.nn", "qsr"), "torch.nn.Module"),
     Kind(("torch.optim",), "torch.optim.Optimizer"),
     Kind(("torch.optim.lr_scheduler",), "torch.optim.lr_scheduler.LRScheduler"),
+    Kind(("torch_geometric.transforms",), "torch_geometric.transforms.BaseTransform"),
 )
 # Layers that are not taken -> what to take instead. This one writes what its signatures say into a program and runs it.
 REFUSED = {"torch_geometric.nn.Sequential": "qsr.graph.Sequential"}
@@ -34,6 +35,7 @@ REFUSED = {"torch_geometric.nn.Sequential": "qsr.graph.Sequential"}
 # Single objects that may be named; nothing else of their modules.
 LISTED = frozenset(
     (
+        "qsr.graph.SnapshotReader",
         *("torch.cat", "torch.stack", "torch.mean"),
         *("torch.float32", "torch.float64", "torch.int32", "torch.int64"),
         *(f"torch_geometric.nn.global_{reduction}_pool" for reduction in ("add", "max", "mean")),
@@ -78,10 +80,9 @@ def find_object(name: str, where: str) -> Any:
         return known
     module = full.rpartition(".")[0]
     place = f"{where}: '{name}'"
-    listed = full in LISTED
     if not all(part.isidentifier() and not part.startswith("_") for part in full.split(".")):
         raise ConfigError(f"{place} is not a name such as torch.nn.ReLU, without underscores in front")
-    if not (listed or is_allowed(module) or any(is_below(module, kind.roots) for kind in KINDS)):
+    if not (may_be_named(full) or is_allowed(module)):
         raise ConfigError(f"{place} is not among the objects that files may name; {how_to_allow(module or name)}")
     try:
         found = imported(full, place)
@@ -92,9 +93,15 @@ def find_object(name: str, where: str) -> Any:
         raise ConfigError(f"{error}; pip install 'qsr[{extra}]'") from None
     owner = getattr(found, "__module__", None) or ""
     _refuse(found, place)
-    if not (listed or (callable(found) and is_allowed(owner)) or _of_a_kind(found, owner)):
+    if not (full in LISTED or (callable(found) and is_allowed(owner)) or _of_a_kind(found, owner)):
         raise ConfigError(f"{place} is {found!r}{owner and f' of {owner}'}, which files may not name")
     return found
+
+
+def may_be_named(name: str) -> bool:
+    """Whether an object of this name may be looked for unasked; what is found is checked, too."""
+    module = name.rpartition(".")[0]
+    return name in LISTED or any(is_below(module, kind.roots) for kind in KINDS)
 
 
 def as_object(value: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qsr.hparams.base import ConfigError, Hparams, nearest
 from qsr.hparams.imports import find_class
 
-Role = Literal["model", "tokens", "hamiltonian", "data", "part", "internal"]
+Role = Literal["model", "tokens", "hamiltonian", "data", "part", "internal", "internal model"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Section:
         name: canonical name, also the `type` of a model or Hamiltonian in settings.json.
         target: "module:Class" of its `Hparams` class.
         role: a model, what makes the tokens of one, a problem, a part of every run (`train`, `optimizer`, ...), or internal: set
-            by jobs only.
+            by jobs only; of a model that no command makes, though commands load it, `internal model`.
         title: one line for `qsr train --help`.
         aliases: other spellings that users know.
         owner: "module:Class" whose subclasses bring `Hparams` classes of their own, found by the section's `module_name`.
@@ -33,6 +33,11 @@ class Section:
     title: str
     aliases: tuple[str, ...] = ()
     owner: str = ""
+
+    @property
+    def internal(self) -> bool:
+        """Whether nobody may write it."""
+        return self.role.startswith("internal")
 
 
 _SECTIONS: dict[str, Section] = {}
@@ -65,7 +70,7 @@ def find_section(name: str) -> Section:
     """
     section = _SECTIONS.get(name.lower())
     if section is None:
-        writable = [known for known, section in _SECTIONS.items() if section.role != "internal"]
+        writable = [known for known, section in _SECTIONS.items() if not section.internal]
         raise ConfigError(f"--{name}: unknown section{nearest(name, writable)}")
     return section
 
@@ -166,6 +171,7 @@ for _section in (
     Section("checkpoint", "qsr.training.settings:CheckpointHparams", "part", "how often a run is saved"),
     Section("early_stopping", "qsr.training.settings:EarlyStoppingHparams", "part", "when training on data ends early"),
     Section("logger", "qsr.training.loggers:LoggerHparams", "part", "where metrics go beside history.h5"),
+    Section("graph_run", "qsr.graph.learner:GraphLearnerHparams", "internal model", "network of a qsr.graph.Trainer"),
     Section("objective", "qsr.training.settings:ObjectiveHparams", "internal", "what is minimised"),
 ):
     register_section(_section)

@@ -194,6 +194,14 @@ def evaluate_on_data(
     target = Path(output or stored.path)
     if write:
         check_writable(target)
+    tested = _tested_graphs if stored.settings.model.section == "graph_run" else _tested
+    result = tested(stored, data, device)
+    if write:
+        write_atomically(target / "evaluation.txt", "\n".join(result.lines()) + "\n")
+    return result
+
+
+def _tested(stored: StoredRun, data: Any, device: str) -> DataEvaluation:
     model: Model[Any] = restore_model(stored, find_device(device, "device"))
     found: PyTorchData[Any] = data_of(stored.settings) if data is None else data
     found.check_like(stored.settings.data)
@@ -206,10 +214,14 @@ def evaluate_on_data(
     objective = objective_of(stored.settings, found)
     with matmul_precision(stored.settings.model.matmul_precision):
         metrics = objective.evaluate(model, batches, part)
-    result = DataEvaluation(metrics, len(dataset), part)
-    if write:
-        write_atomically(target / "evaluation.txt", "\n".join(result.lines()) + "\n")
-    return result
+    return DataEvaluation(metrics, len(dataset), part)
+
+
+def _tested_graphs(stored: StoredRun, data: Any, device: str) -> DataEvaluation:
+    from qsr.jobs.graph_runs import evaluate_graphs
+
+    columns, samples = evaluate_graphs(stored.path, data, device)
+    return DataEvaluation({f"test/{name}": value for name, value in columns.items()}, samples, "test")
 
 
 def _is_section(data: Any) -> bool:

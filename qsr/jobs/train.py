@@ -115,6 +115,10 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         RunFailed, Interrupted: as `train`.
     """
     directory = RunDirectory.open(path_of(run))
+    if directory.read_settings().model.section == "graph_run":
+        from qsr.jobs.graph_runs import resume_graphs
+
+        return resume_graphs(directory.path, data, progress, callbacks)
     with directory.lock():
         settings = directory.read_settings()
         if settings.on_data:

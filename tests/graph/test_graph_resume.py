@@ -31,7 +31,7 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert found.data_path is not None and found.checkpoint_path is not None
     stored = json.loads((found.data_path / "settings.json").read_text())
     assert stored["train"]["max_epochs"] == 4 and stored["train"]["lr"] == 1e-2 and stored["optimizer"]["name"] == "Adam"
-    assert stored["model"]["config"]["criterion"] == "tests.graph.rings.compute_loss"
+    assert stored["model"]["config"]["criterion"] == "!pyobject tests.graph.rings.compute_loss"
     assert stored["checkpoint"]["every_n_epochs"] == 1
     assert {path.name for path in found.checkpoint_path.iterdir()} == {"18", "24"}
     assert "Validation results: loss_avg=" in (found.data_path / "output.txt").read_text()

@@ -11,6 +11,7 @@ from torch_geometric.nn import SAGEConv, global_mean_pool
 
 import qsr.graph
 from qsr.graph import Trainer
+from qsr.hparams import ConfigError
 from qsr.training import Callback
 from qsr.training.evaluators import Validator
 from tests.graph.rings import STOPPING, Net, compute_loss, config, rings, same_weights, trained, weights_of
@@ -224,7 +225,7 @@ def test_parts_may_be_objects_of_ones_own(tmp_path: Path) -> None:
     stop = {"type": lambda last: lambda table: len(table) == last, "kwargs": {"last": 2}}
     found, training, _ = trained(config(tmp_path, validation=validation, early_stopping=stop))
     assert isinstance(found.validator, Counting) and len(training) == 2
-    with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
+    with pytest.raises(ConfigError, match=r"model: Net\(widht=3\) failed .*unexpected keyword argument 'widht'"):
         Trainer.from_config(config(tmp_path, model={"type": Net, "kwargs": {"widht": 3}}))
 
 

@@ -81,9 +81,9 @@ def test_a_layer_is_the_formula_of_the_settings() -> None:
 def test_splits_by_state_leave_no_state_in_two_parts(file: Path) -> None:
     source = read_snapshots(file)
     data = LatticeData(GraphsHparams(file=str(file), split_by="state_id", split=(0.5, 0.2, 0.3), seed=1, **SETTINGS))
-    states = [set(source.columns["state_id"][rows].tolist()) for rows in data._rows]
+    states = [set(source.columns["state_id"][rows].tolist()) for rows in data.parts]
     assert [len(part) for part in states] == [3, 1, 2] and len(set.union(*states)) == 6
-    for part, rows in zip((data.train, data.val, data.test), data._rows, strict=True):
+    for part, rows in zip((data.train, data.val, data.test), data.parts, strict=True):
         assert torch.equal(part.configs, torch.from_numpy(source.configs[rows]))
         assert part.y.tolist() == source.columns["labels"][rows].tolist()
 

@@ -1,0 +1,133 @@
+"""Runs of `qsr.graph.Trainer` as jobs: `qsr graph train CONFIG.yaml`, and going on with one or testing it from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsr.graph.trainer import CONFIG_FILE, Trainer
+from qsr.hparams import ConfigError
+from qsr.hparams.sweeps import ConfigHandler, dotted, nodes
+from qsr.hparams.tags import load_yaml
+from qsr.jobs.run import Run
+from qsr.runs import restore_model
+from qsr.runs.load import StoredRun
+from qsr.training import Callback, ProgressBar
+from qsr.training.metric_table import last_row
+
+
+@dataclass(frozen=True)
+class GraphRun:
+    """A run of a configuration, trained and tested.
+
+    Attributes:
+        name: of the run; those of a sweep are numbered.
+        path: its directory; None: there is none (`training.path` is <NONE>).
+        settings: what the configuration means as settings of a run.
+        test: the tester's metrics by their columns; empty without a tester.
+    """
+
+    name: str
+    path: Path | None
+    settings: Any
+    test: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        return [f"{column:<20}{value:.6g}" for column, value in self.test.items()]
+
+
+def graph_configs(file: str | Path, allow: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The configurations of a YAML file: one, or one for every combination of its sweeps.
+
+    Raises:
+        ConfigError: as `qsr.hparams.load_yaml` and `ConfigHandler`; for ranges, which are for a search.
+    """
+    tree = load_yaml(file, allow)
+    found = dict(nodes(tree))
+    for path, node in found.items():
+        if node["type"] in ("range", "random_uniform"):
+            raise ConfigError(
+                f"{file}: {dotted(path)} is a !{node['type']}, from which only a search draws (qsr.hparams.search); "
+                "here several values are a !sweep"
+            )
+    return ConfigHandler(tree).run_configs if found else [tree]
+
+
+def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks: Sequence[Callback] = ()) -> GraphRun:
+    """Train as a configuration says, on the data that it names, and test.
+
+    Raises:
+        ConfigError: for a configuration that cannot be run, before any work.
+        RunFailed: if the loss stays non-finite.
+        Interrupted: on SIGINT or SIGTERM, with everything saved.
+    """
+    trainer = Trainer.from_config(config)
+    loaders = trainer.prepare_dataloaders()
+    trainer.run_training(*loaders[:2], callbacks=_watching(progress, callbacks))
+    return GraphRun(str(trainer.settings.model.name), trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
+
+
+def sweep_table(runs: Sequence[GraphRun]) -> list[str]:
+    """The runs of a sweep with their test metrics, one a line under their names."""
+    names = list(dict.fromkeys(name for run in runs for name in run.test))
+    rows = [["run", *names], *([run.name, *(f"{run.test[name]:.6g}" for name in names)] for run in runs)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def resume_graphs(path: Path, data: Any = None, progress: bool = False, callbacks: Sequence[Callback] = ()) -> Run:
+    """Go on with a run whose configuration stands in its directory.
+
+    Args:
+        data: a data set; None: that of the configuration.
+
+    Raises:
+        ConfigError: as `Trainer.load_checkpoint` and `Trainer.prepare_dataloaders`.
+    """
+    trainer = Trainer.load_checkpoint(path)
+    trainer.run_training(*trainer.prepare_dataloaders(data)[:2], callbacks=_watching(progress, callbacks))
+    assert trainer.directory is not None
+    stored = StoredRun(trainer.settings, trainer.directory.read_weights(), path)
+    return Run(path, trainer.settings, restore_model(stored, trainer.device))
+
+
+def evaluate_graphs(path: Path, data: Any = None, device: str = "auto") -> tuple[dict[str, float], int]:
+    """The tester's metrics of a run on its test data, with the weights of its best epoch; and how many graphs these are.
+
+    Args:
+        data: a data set; None: that of the configuration.
+        device: auto: that of the configuration.
+
+    Raises:
+        ConfigError: as `resume_graphs`; without a tester.
+    """
+    trainer = Trainer.load_checkpoint(path, None if device == "auto" else _moved(load_yaml(path / CONFIG_FILE), device))
+    if trainer.tester is None:
+        raise ConfigError(f"{path / CONFIG_FILE}: testing.tester is missing; there is nothing to test with")
+    loader = trainer.prepare_dataloaders(data)[2]
+    return _tested(trainer, loader), len(loader.dataset)
+
+
+def _tested(trainer: Trainer, loader: Any) -> dict[str, float]:
+    table = trainer.run_test(loader)
+    if not len(table):
+        return {}
+    return {name: float(value) for name, value in last_row(table).items() if np.ndim(value) == 0}
+
+
+def _watching(progress: bool, callbacks: Sequence[Callback]) -> list[Callback]:
+    return [*([ProgressBar()] if progress else []), *callbacks]
+
+
+def _moved(config: dict[str, Any], device: str) -> dict[str, Any]:
+    """The configuration with everything on another device."""
+    places = [config["training"], config["validation"].get("validator"), config["testing"].get("tester")]
+    for place in places:
+        if isinstance(place, dict) and "device" in place:
+            place["device"] = device
+    return config
