@@ -67,6 +67,7 @@ def terminal() -> Iterator[bool]:
     bar = sys.stderr.isatty()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.INFO)  # a run's file may have more
     if bar:  # the bar shows what these lines say
         handler.addFilter(lambda record: not record.name.endswith("callbacks") or record.levelno > logging.INFO)
     package = logging.getLogger("qsr")

@@ -33,11 +33,14 @@ from qsr.training import PyTorchData as PyTorchData
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from qsr.graph.trainer import Trainer as Trainer
     from qsr.qembed.settings import PatchEmbedding as PatchEmbedding
+
+_LATER = {"PatchEmbedding": "qsr.qembed.settings:PatchEmbedding", "Trainer": "qsr.graph.trainer:Trainer"}
 
 
 def __getattr__(name: str) -> Any:
     """What is imported when it is asked for."""
-    if name == "PatchEmbedding":
-        return _resolve("qsr.qembed.settings:PatchEmbedding")
+    if name in _LATER:
+        return _resolve(_LATER[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

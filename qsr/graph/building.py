@@ -53,6 +53,8 @@ def built_evaluator(kind: type[Evaluator], where: str, settings: Any, trainer: A
         task = "validate" if where.startswith("validation") else "test"
         if not (hasattr(found, task) and hasattr(found, "report")):
             raise ConfigError(f"{where}.type: must make an object with {task} and report, found {type(found).__name__}")
+        if getattr(found, "apply_model", apply_model) is None:
+            found.apply_model = trainer.apply_model or apply_model
         return found
     assert isinstance(settings, EvaluatorHparams)
     if settings.device is not None and find_device(settings.device, f"{where}.device") != trainer.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +92,8 @@ class Stopping(Callback):
         self.reason = state["reason"]
         if hasattr(self.verdict, "load_state_dict"):
             self.verdict.load_state_dict(state["verdict"])
+        elif not inspect.isroutine(self.verdict):
+            logger.warning("early_stopping: %s has no state_dict and begins anew", type(self.verdict).__name__)
 
 
 class BestModel(Callback):
@@ -147,6 +150,16 @@ class TrialReport(Callback):
             raise ConfigError("trial: needs the loss on validation data, and there are none")
         self.trial.report(metrics["validation/loss"], trainer.epoch)
         if self.trial.should_prune():
-            import optuna
+            raise _pruned()(f"after epoch {trainer.epoch}")
 
-            raise optuna.TrialPruned(f"after epoch {trainer.epoch}")
+
+class TrialPruned(Exception):
+    """A trial that is not of Optuna has ended the training."""
+
+
+def _pruned() -> type[Exception]:
+    try:
+        from optuna import TrialPruned as OfOptuna
+    except ImportError:
+        return TrialPruned
+    return OfOptuna

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, model_validator
+from torch import Tensor
 
-from qsr.graph.constructor import Named, section_or_constructor
+from qsr.graph.constructor import Named, naming, section_or_constructor
 from qsr.graph.data import GraphDataHparams
 from qsr.hparams import ConfigError, Hparam, Hparams
 from qsr.training import DataLoaderHparams, OptimizerHparams, SchedulerHparams
@@ -30,6 +31,15 @@ def _level(value: int | str) -> int | str:
     if isinstance(value, str) and not isinstance(logging.getLevelName(value.upper()), int):
         raise ValueError("must be a level of logging, such as INFO")
     return value.upper() if isinstance(value, str) else value
+
+
+def _no_class(criterion: Any) -> Any:
+    if isinstance(criterion, type):
+        raise ValueError(f"is the class {criterion.__name__}; expected a function (outputs, data) -> the loss")
+    return criterion
+
+
+Criterion = Annotated[Named, AfterValidator(_no_class)]
 
 
 class GraphLoaderHparams(DataLoaderHparams):
@@ -70,10 +80,21 @@ class TrainingHparams(GraphLoaderHparams):
     shuffle: bool = Hparam(True, help="another order of the training data in every epoch")
     data: GraphDataHparams | None = Hparam(None, help="of training alone; then validation and testing have theirs, too")
 
+    @model_validator(mode="after")
+    def _with_a_scheduler(self) -> Any:
+        for name in ("lr_scheduler_args", "lr_scheduler_kwargs"):
+            if self[name] and self.lr_scheduler_type is None:
+                raise ConfigError(f"{self.label(name)}={self[name]}: there is no lr_scheduler_type that it could be for")
+        return self
+
     def optimizer(self) -> OptimizerHparams | None:
         """The optimizer as the house calls it; None for one of a user's own."""
         found = _named(OptimizerHparams, self.optimizer_type, self.optimizer_args, self.optimizer_kwargs)
-        return None if found is None else OptimizerHparams(**found)
+        rate = 0.0 if found is None else found["kwargs"].get("lr", 0.0)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float, Tensor)):
+            raise ConfigError(f"training.optimizer_kwargs.lr={rate!r}: must be a number")
+        with naming("training.optimizer_kwargs"):
+            return None if found is None else OptimizerHparams(**found)
 
     def scheduler(self, monitor: str) -> SchedulerHparams:
         """The scheduler as the house calls it; `none` also for one of a user's own, with its interval and monitor."""
@@ -81,7 +102,8 @@ class TrainingHparams(GraphLoaderHparams):
         if self.lr_scheduler_type is None:
             return SchedulerHparams(name="none", **when)
         found = _named(SchedulerHparams, self.lr_scheduler_type, self.lr_scheduler_args, self.lr_scheduler_kwargs)
-        return SchedulerHparams(**(found or {"name": "none"}), **when)
+        with naming("training.lr_scheduler_kwargs"):
+            return SchedulerHparams(**(found or {"name": "none"}), **when)
 
 
 class EvaluatorHparams(Hparams):
@@ -90,13 +112,14 @@ class EvaluatorHparams(Hparams):
     section = "evaluator"
 
     device: DeviceName | None = Hparam(None, help="None: training.device; no other can be used, the model is there")
-    criterion: Named | None = Hparam(None, help="(outputs, data) -> the loss; None: that of the training")
+    criterion: Criterion | None = Hparam(None, help="(outputs, data) -> the loss; None: that of the training")
     evaluator_tasks: tuple[EvaluatorTask, ...] = Hparam((), help="further columns, each with a name and a monitor")
     apply_model: Named | None = Hparam(None, help="(model, data) -> outputs; None: that of the training")
 
 
-EvaluatorField = Annotated[Any, section_or_constructor(EvaluatorHparams)]
-StoppingField = Annotated[Any, section_or_constructor(DefaultEarlyStoppingHparams)]
+ValidatorField = Annotated[Any, section_or_constructor(EvaluatorHparams, "validation.validator")]
+TesterField = Annotated[Any, section_or_constructor(EvaluatorHparams, "testing.tester")]
+StoppingField = Annotated[Any, section_or_constructor(DefaultEarlyStoppingHparams, "early_stopping")]
 
 
 class ValidationHparams(GraphLoaderHparams):
@@ -104,7 +127,7 @@ class ValidationHparams(GraphLoaderHparams):
 
     section = "validation"
 
-    validator: EvaluatorField = Hparam(None, help="what is computed of them after each epoch; None: the loss alone")
+    validator: ValidatorField = Hparam(None, help="what is computed of them after each epoch; None: the loss alone")
     data: GraphDataHparams | None = Hparam(None, help="of validation alone, where training has data of its own")
 
 
@@ -113,7 +136,7 @@ class TestingHparams(GraphLoaderHparams):
 
     section = "testing"
 
-    tester: EvaluatorField = Hparam(None, help="what is computed of them; None: nothing is tested")
+    tester: TesterField = Hparam(None, help="what is computed of them; None: nothing is tested")
     data: GraphDataHparams | None = Hparam(None, help="of testing alone")
 
 
@@ -130,7 +153,7 @@ class GraphConfig(Hparams):
     validation: ValidationHparams
     testing: TestingHparams
     early_stopping: StoppingField = Hparam(None, help="tasks, mode and patience; None: all epochs are done")
-    criterion: Named = Hparam(help="(outputs, data) -> the loss; a third argument is the trainer")
+    criterion: Criterion = Hparam(help="(outputs, data) -> the loss; a third argument is the trainer")
     apply_model: Named | None = Hparam(None, help="(model, data) -> outputs; None: model(x, edge_index, batch)")
     extra: dict[str, Any] = Hparam(default_factory=dict, help="free keys")
 

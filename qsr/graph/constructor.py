@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -47,7 +48,16 @@ def constructed(kind: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[s
         raise ConfigError(f"{where}: {getattr(kind, '__name__', kind)}({given}) failed ({error})") from error
 
 
-def section_or_constructor(schema: type[Hparams]) -> BeforeValidator:
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Let errors begin with the place in the configuration, where the section has another name."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def section_or_constructor(schema: type[Hparams], where: str) -> BeforeValidator:
     """Reads a mapping with a `type` as a `Constructor`, and another one as a section of its own kind."""
 
     def read(value: Any) -> Any:
@@ -55,7 +65,8 @@ def section_or_constructor(schema: type[Hparams]) -> BeforeValidator:
             return value
         if not isinstance(value, Mapping):
             raise ValueError("must be a mapping: settings, or the type, args and kwargs of an object")
-        return Constructor(**value) if "type" in value else schema(**value)
+        with naming(where):
+            return Constructor(**value) if "type" in value else schema(**value)
 
     return BeforeValidator(read)
 

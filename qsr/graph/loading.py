@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Sampler, Subset
 
 from qsr.graph.config import GraphConfig, GraphLoaderHparams
 from qsr.graph.data import GraphDataset, dataset_from
 from qsr.graph.splits import split_indices
 from qsr.hparams import ConfigError
+from qsr.training.random import derived_seed, generator_for, seed_global
 
 
 class Parts(NamedTuple):
@@ -69,13 +70,53 @@ def _values(dataset: Any, name: str) -> NDArray[Any]:
     return np.array(found)
 
 
-def loader(dataset: Any, settings: GraphLoaderHparams, device: torch.device, shuffle: bool, sampler: Any = None) -> Any:
+class SeededSamples(Dataset[Any]):
+    """A data set for processes that outlive an epoch: what its transforms draw depends on the epoch and the sample alone."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # the processes see it change
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let what is drawn from now on be that of an epoch."""
+        self.epoch[0] = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        seed_global(derived_seed(self.seed, "data", int(self.epoch[0]), index))
+        return self.dataset[index]
+
+
+class SeededOrder(Sampler[int]):
+    """All samples of such a data set in another order in every epoch."""
+
+    def __init__(self, samples: SeededSamples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[int]:
+        # Torch's own sampler draws from the global generator, which has been drawn from once more where processes start.
+        samples = self.samples
+        generator = generator_for("cpu", samples.seed, "order", int(samples.epoch[0]))
+        return iter(torch.randperm(len(samples), generator=generator).tolist())
+
+
+def loader(
+    dataset: Any, settings: GraphLoaderHparams, device: torch.device, shuffle: bool, seed: int, sampler: Any = None
+) -> Any:
     """Batches of graphs: a `torch_geometric.loader.DataLoader` without random numbers of its own.
 
     Whoever iterates seeds the global generators first, as the Trainer does for each epoch: that decides the order.
     """
     from torch_geometric.loader import DataLoader
 
+    if settings.persistent_workers:
+        dataset = SeededSamples(dataset, seed)
+        sampler = SeededOrder(dataset) if shuffle and sampler is None else sampler
     return DataLoader(
         dataset,
         batch_size=settings.batch_size,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from qsr.graph.building import built_evaluator, built_network, built_stopper, run_settings
 from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, TrialReport, ValidationRows
@@ -20,8 +23,10 @@ from qsr.graph.model import apply_model
 from qsr.graph.naming import as_config
 from qsr.graph.splits import SPLIT
 from qsr.hparams import ConfigError
+from qsr.hparams.sweeps import dotted, nodes
 from qsr.hparams.tags import dump_yaml
-from qsr.runs import RunDirectory, write_atomically
+from qsr.runs import RunDirectory, fit_weights, write_atomically
+from qsr.runs.directory import CHECKPOINTS
 from qsr.training import Callback, HistoryWriter, Interrupted, ProgressLog, TorchUpdate
 from qsr.training import Trainer as OneTrainer
 from qsr.training.device import find_device
@@ -72,6 +77,8 @@ class Trainer:
         self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None, allow: Iterable[str] = ()
     ) -> None:
         self.config = as_config(config, allow)
+        for place, node in nodes(self.config):
+            raise ConfigError(f"{dotted(place)} is a !{node['type']}; ConfigHandler(config).run_configs are single runs")
         self._config = checked = GraphConfig(**self.config)
         training = checked.training
         self.device = find_device(training.device, "training.device")
@@ -83,8 +90,6 @@ class Trainer:
         self.settings = run_settings(checked, self.validator)
         self.train_dataset = self.val_dataset = self.test_dataset = None
         self.initialize_model()
-        self.initialize_optimizer()
-        self.initialize_lr_scheduler()
         self._losses, self._best = EpochLosses(), BestModel(self._is_better)
         self._watchers: list[Callback] = [self._losses]
         if hasattr(self.validator, "load_state_dict"):
@@ -114,6 +119,8 @@ class Trainer:
         Raises:
             ConfigError: if there is no run, it has no checkpoint yet, or the configuration is another one.
         """
+        if Path(path).parent.name == CHECKPOINTS:
+            raise ConfigError(f"{path}: a checkpoint, expected its run, {Path(path).parent.parent} (it goes on from the last)")
         directory = RunDirectory.open(path)
         if config is None and not (directory.path / CONFIG_FILE).is_file():
             raise ConfigError(f"{path}: has no {CONFIG_FILE}, because not all its objects have names; pass config=...")
@@ -122,10 +129,7 @@ class Trainer:
         found = directory.latest_checkpoint()
         if found is None:
             raise ConfigError(f"{path}: the run has no checkpoint")
-        trainer._learner.load_state_dict(found.weights)
-        for watcher in trainer._watchers:
-            watcher.load_state_dict(found.state["callbacks"][type(watcher).__name__])
-        trainer.epoch = found.state["epoch"]
+        trainer._restore(found.weights, found.state, f"{directory.path / CHECKPOINTS / str(found.step)}")
         return trainer
 
     # --- what is trained --------------------------------------------------------------------------------------------
@@ -146,36 +150,38 @@ class Trainer:
         return self._learner.lr_scheduler
 
     def initialize_model(self) -> nn.Module:
-        """Make the model anew, with the first weights of the seed."""
+        """Make the model anew, with the first weights of the seed, and with it what trains it."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derived_seed(self.seed, "init"))
             network = built_network(self._config.model)
         learner = GraphLearner(self.settings.model, network, as_criterion(self.criterion, self), self.apply_model or apply_model)
         placed(learner, self.settings)
         self._learner = learner
+        self.initialize_optimizer()
         return network
 
     def initialize_optimizer(self) -> Any:
-        """Make the optimizer anew.
+        """Make the optimizer anew, and with it the learning-rate scheduler.
 
         Raises:
-            ConfigError: for arguments that it refuses.
+            ConfigError: for arguments that it refuses, and a type that makes no optimizer.
         """
         training = self._config.training
         arguments = (self.model.parameters(), *training.optimizer_args), training.optimizer_kwargs
-        self._learner.optimizer = _made("optimizer", training.optimizer_type, *arguments)
+        self._learner.optimizer = _made("optimizer", Optimizer, training.optimizer_type, *arguments)
+        self.initialize_lr_scheduler()
         return self.optimizer
 
     def initialize_lr_scheduler(self) -> Any:
         """Make the learning-rate scheduler anew, if there is to be one.
 
         Raises:
-            ConfigError: for arguments that it refuses.
+            ConfigError: for arguments that it refuses, and a type that makes no scheduler.
         """
         training = self._config.training
         if training.lr_scheduler_type is not None:
             arguments = (self.optimizer, *training.lr_scheduler_args), training.lr_scheduler_kwargs
-            self._learner.lr_scheduler = _made("lr_scheduler", training.lr_scheduler_type, *arguments)
+            self._learner.lr_scheduler = _made("lr_scheduler", LRScheduler, training.lr_scheduler_type, *arguments)
         return self.lr_scheduler
 
     # --- data -------------------------------------------------------------------------------------------------------
@@ -219,9 +225,9 @@ class Trainer:
             found = Parts(*split_dataset(dataset, shares, self.seed, together))
         self.train_dataset, self.val_dataset, self.test_dataset = found
         return (
-            loader(found.train, config.training, self.device, config.training.shuffle, training_sampler),
-            loader(found.validation, config.validation, self.device, config.validation.shuffle),
-            loader(found.test, config.testing, self.device, config.testing.shuffle),
+            loader(found.train, config.training, self.device, config.training.shuffle, self.seed, training_sampler),
+            loader(found.validation, config.validation, self.device, config.validation.shuffle, self.seed),
+            loader(found.test, config.testing, self.device, config.testing.shuffle, self.seed),
         )
 
     # --- training and testing ---------------------------------------------------------------------------------------
@@ -250,7 +256,10 @@ class Trainer:
             Interrupted: on SIGINT or SIGTERM, with everything saved.
         """
         if not len(train_loader):
-            raise ConfigError("train_loader: has no batches")
+            training = self._config.training
+            raise ConfigError(
+                f"train_loader: has no batches (training.batch_size={training.batch_size}, drop_last={training.drop_last})"
+            )
         if val_loader is None and self.early_stopper is not None:
             raise ConfigError("early_stopping: needs validation data, and there is no val_loader")
         if self._begun and self.directory is None:
@@ -321,11 +330,30 @@ class Trainer:
             raise ConfigError(f"train_loader: has {steps_per_epoch} batches, and the run was begun with another number")
         logger.info("resuming at step %d of %d", trainer.step, trainer.steps)
 
+    def _restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Any], where: str) -> None:
+        """Go back to a checkpoint.
+
+        Raises:
+            ConfigError: for one of another kind of run.
+        """
+        names = [type(watcher).__name__ for watcher in self._watchers]
+        missing = [name for name in ("epoch", "update_rule", "callbacks") if name not in state]
+        missing += [name for name in names if name not in state.get("callbacks", {})]
+        if missing:
+            raise ConfigError(f"{where}: missing required keys: {', '.join(missing)}; not a checkpoint of this trainer")
+        fit_weights(self._learner, weights, where)
+        self.optimizer.load_state_dict(state["update_rule"]["optimizer"])
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.load_state_dict(state["update_rule"]["scheduler"])
+        for watcher, name in zip(self._watchers, names, strict=True):
+            watcher.load_state_dict(state["callbacks"][name])
+        self.epoch = state["epoch"]
+
     def _is_better(self, metrics: Metrics, best: Metrics | None) -> bool:
         if hasattr(self.early_stopper, "found_better_model"):
             return bool(self.early_stopper.found_better_model)
-        loss = metrics.get("validation/loss")
-        return loss is not None and (best is None or loss < best["validation/loss"])
+        loss = metrics.get("validation/loss", math.nan)
+        return not math.isnan(loss) and (best is None or loss < best["validation/loss"])
 
     # --- the run directory ------------------------------------------------------------------------------------------
 
@@ -337,7 +365,7 @@ class Trainer:
     @property
     def checkpoint_path(self) -> Path | None:
         """Where its checkpoints are."""
-        return None if self.directory is None else self.directory.path / "checkpoint"
+        return None if self.directory is None else self.directory.path / CHECKPOINTS
 
     def _claimed(self) -> RunDirectory | None:
         directory = RunDirectory.claim(self.settings)
@@ -361,8 +389,12 @@ class Trainer:
                     raise ConfigError(f"{self.directory.path}: the run has {section}.{name}={old.get(name)}, not {new.get(name)}")
 
 
-def _made(what: str, kind: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+def _made(what: str, base: type, kind: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    where = f"training.{what}_type={getattr(kind, '__name__', kind)}"
     try:
-        return kind(*arguments, **named)
+        found = kind(*arguments, **named)
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:
-        raise ConfigError(f"training.{what}_type={getattr(kind, '__name__', kind)}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
+    if not isinstance(found, base):
+        raise ConfigError(f"{where}: must make torch's {base.__name__}, found {type(found).__name__}")
+    return found

@@ -19,8 +19,10 @@ def logged(directory: RunDirectory | None, level: int | str = logging.INFO) -> I
     package = logging.getLogger("qsr")
     handler = directory.log_handler()
     before = package.level
+    handler.setLevel(level)
     package.addHandler(handler)
-    package.setLevel(level)
+    # The package must let through what this file is to have; whoever else listens has a level of their own.
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO, handler.level))
     try:
         yield
     except (RunFailed, Interrupted) as error:  # the terminal shows this, too, but not through the log

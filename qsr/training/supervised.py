@@ -95,6 +95,9 @@ class LoaderSource:
     def seeded(self, epoch: int) -> Any:
         """The loader, with the global generators as they are to be when an epoch begins."""
         seed_global(derived_seed(self.seed, "order", epoch))
+        begin = getattr(getattr(self.loader, "dataset", None), "begin_epoch", None)
+        if begin is not None:
+            begin(epoch)
         return self.loader
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
