@@ -57,7 +57,7 @@ def read_snapshots(path: str | Path) -> Snapshots:
     """Read a snapshot file.
 
     Raises:
-        ConfigError: for a missing file, one that is not HDF5, or one of another schema.
+        ConfigError: for a missing file, one that is not HDF5 or of another schema, and arrays that contradict each other.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -67,7 +67,7 @@ def read_snapshots(path: str | Path) -> Snapshots:
             attributes = {name: value for name, value in file.attrs.items() if name not in ("schema", "basis", "site_order")}
             if "hamiltonian" in attributes:
                 attributes["hamiltonian"] = json.loads(attributes["hamiltonian"])
-            return Snapshots(
+            found = Snapshots(
                 file["configs"][:],
                 file["positions"][:],
                 {name: file[name][:] for name in OPTIONAL_COLUMNS if name in file},
@@ -76,3 +76,24 @@ def read_snapshots(path: str | Path) -> Snapshots:
             )
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: not a snapshot file ({error})") from None
+    _check(found, path)
+    return found
+
+
+def _check(snapshots: Snapshots, path: str | Path) -> None:
+    """Whether the arrays of a file belong together; raises ConfigError."""
+    configs = snapshots.configs
+    if configs.ndim != 2 or configs.dtype.kind not in "biu":
+        raise ConfigError(f"{path}: configs must be whole numbers (snapshots, sites), found {configs.dtype} {configs.shape}")
+    wrong = configs[(configs != 0) & (configs != 1)]
+    if len(wrong):
+        raise ConfigError(f"{path}: configs must hold 0 (ground) and 1 (excited), found {wrong[0]}")
+    count, sites = configs.shape
+    if snapshots.positions.shape != (sites, 2):
+        raise ConfigError(
+            f"{path}: positions must be ({sites}, 2), as configs have {sites} sites; found {snapshots.positions.shape}"
+        )
+    for name, values in {**snapshots.columns, **snapshots.params}.items():
+        if values.shape != (count,) or values.dtype.kind not in "biuf":
+            shape = f"{values.dtype} {values.shape}"
+            raise ConfigError(f"{path}: {name} must be one number for each of the {count} snapshots, found {shape}")

@@ -40,3 +40,27 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         file.attrs["schema"] = "other/1"
     with pytest.raises(ConfigError, match=r"schema 'other/1', expected 'qsr-snapshots/1'"):
         read_snapshots(tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("configs", np.array([[0, 1], [2, 0]]), r"configs must hold 0 \(ground\) and 1 \(excited\), found 2"),
+        ("configs", np.array([[1, -1], [1, 1]], dtype=np.int8), "found -1"),
+        ("configs", np.zeros(2, dtype=np.uint8), r"configs must be whole numbers \(snapshots, sites\), found uint8 \(2,\)"),
+        ("configs", np.zeros((2, 2)), "found float64"),
+        ("configs", np.zeros((2, 3), dtype=np.uint8), r"positions must be \(3, 2\), as configs have 3 sites; found \(2, 2\)"),
+        ("labels", np.zeros(3, dtype=np.int64), r"labels must be one number for each of the 2 snapshots, found int64 \(3,\)"),
+        ("labels", np.array([b"a", b"b"]), r"labels must be one number for each of the 2 snapshots, found \|S1"),
+        ("params/delta", np.zeros((2, 2)), r"delta must be one number for each of the 2 snapshots"),
+    ],
+)
+def test_arrays_that_contradict_each_other(tmp_path: Path, name: str, values: np.ndarray, said: str) -> None:
+    written = Snapshots(np.eye(2, dtype=np.uint8), np.eye(2), {"labels": np.arange(2)}, {"delta": np.ones(2)})
+    write_snapshots(tmp_path / "s.h5", written)
+    read_snapshots(tmp_path / "s.h5")
+    with h5py.File(tmp_path / "s.h5", "a") as file:
+        del file[name]
+        file[name] = values
+    with pytest.raises(ConfigError, match=said):
+        read_snapshots(tmp_path / "s.h5")
