@@ -13,6 +13,7 @@ from qsr.graph.learner import GraphLearnerHparams, metric_name
 from qsr.graph.model import GNNModel, apply_model
 from qsr.graph.naming import in_names
 from qsr.hparams import ConfigError, RunSettings, nearest
+from qsr.runs import RunDirectory
 from qsr.training.default_early_stopping import DefaultEarlyStopping
 from qsr.training.device import find_device
 from qsr.training.evaluators import Evaluator, as_criterion
@@ -125,3 +126,22 @@ def _monitored(column: str, validator: Any) -> str:
     if isinstance(validator, Evaluator) and column not in validator.data:
         raise ConfigError(f"training.lr_scheduler_monitor={column}: no such column{nearest(column, validator.data.columns)}")
     return metric_name(column)
+
+
+# What settings of the house are called in a configuration.
+_NAMES = {("train", "max_epochs"): "training.num_epochs", ("checkpoint", "every_n_epochs"): "training.checkpoint_at"}
+
+
+def check_same(directory: RunDirectory, settings: RunSettings) -> None:
+    """Whether settings are those of a run; its place and its device may be others.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    stored, own = directory.read_settings().tree(), settings.tree()
+    for section in (*own, *(name for name in stored if name not in own)):
+        old, new = (tree.get(section, {}) for tree in (stored, own))
+        for name in dict.fromkeys((*old, *new)):
+            if old.get(name) != new.get(name) and (section, name) not in (("train", "dir"), ("train", "device")):
+                called = _NAMES.get((section, name), f"training.{name}" if section == "train" else f"{section}.{name}")
+                raise ConfigError(f"{directory.path}: the run has {called}={old.get(name)}, not {new.get(name)}")

@@ -25,6 +25,27 @@ class Parts(NamedTuple):
     test: Any
 
 
+def chosen_parts(config: GraphConfig, dataset: Any, split: Sequence[float], parts: Sequence[Any]) -> Parts:
+    """Training, validation and test data: the parts that are given, those of a data set, or those of the configuration.
+
+    Raises:
+        ConfigError: for data sets that contradict each other, and for data that cannot be split.
+    """
+    given = [part is not None for part in parts]
+    if dataset is not None and any(given):
+        raise ConfigError("If providing train, val, or test datasets, the full dataset must not be provided.")
+    if any(given) and not all(given):
+        raise ConfigError("data: expected train_dataset, val_dataset and test_dataset, all three of them")
+    if all(given):
+        return Parts(*parts)
+    if dataset is None:
+        return configured_parts(config)
+    shares, together = (split, None) if config.data is None else (config.data.split, config.data.split_by)
+    if len(shares) != 3:
+        raise ConfigError(f"data.split={list(shares)}: expected three shares for a data set of everything")
+    return Parts(*split_dataset(dataset, shares, config.training.seed, together))
+
+
 def configured_parts(config: GraphConfig) -> Parts:
     """The data sets that a configuration describes: one in parts, or one for each purpose.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,20 +14,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from qsr.graph.building import built_evaluator, built_network, built_stopper, run_settings
+from qsr.graph.building import built_evaluator, built_network, built_stopper, check_same, run_settings
 from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, TrialReport, ValidationRows
 from qsr.graph.config import GraphConfig
 from qsr.graph.learner import Evaluated, GraphLearner
-from qsr.graph.loading import Parts, configured_parts, loader, split_dataset
+from qsr.graph.loading import chosen_parts, loader
 from qsr.graph.model import apply_model
 from qsr.graph.naming import as_config
+from qsr.graph.prediction import check_first_batch, outputs_of
 from qsr.graph.splits import SPLIT
 from qsr.hparams import ConfigError
 from qsr.hparams.sweeps import dotted, nodes
 from qsr.hparams.tags import dump_yaml
 from qsr.runs import RunDirectory, fit_weights, write_atomically
 from qsr.runs.directory import CHECKPOINTS
-from qsr.training import Callback, HistoryWriter, Interrupted, ProgressLog, TorchUpdate
+from qsr.training import Callback, HistoryWriter, Interrupted, ProgressBar, ProgressLog, TorchUpdate
 from qsr.training import Trainer as OneTrainer
 from qsr.training.device import find_device
 from qsr.training.evaluators import Tester, Validator, as_criterion
@@ -37,6 +38,7 @@ from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
 from qsr.training.random import derived_seed
 from qsr.training.supervised import LoaderSource
+from qsr.training.trainer import cuda_devices
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +127,7 @@ class Trainer:
         if config is None and not (directory.path / CONFIG_FILE).is_file():
             raise ConfigError(f"{path}: has no {CONFIG_FILE}, because not all its objects have names; pass config=...")
         trainer = cls(directory.path / CONFIG_FILE if config is None else config, directory, allow)
-        trainer._check_same()
+        check_same(directory, trainer.settings)
         found = directory.latest_checkpoint()
         if found is None:
             raise ConfigError(f"{path}: the run has no checkpoint")
@@ -206,23 +208,8 @@ class Trainer:
         Raises:
             ConfigError: for shares that do not add up to 1, empty parts, and data sets that contradict each other.
         """
-        parts = (train_dataset, val_dataset, test_dataset)
-        given = [part is not None for part in parts]
-        if dataset is not None and any(given):
-            raise ConfigError("If providing train, val, or test datasets, the full dataset must not be provided.")
-        if any(given) and not all(given):
-            raise ConfigError("data: expected train_dataset, val_dataset and test_dataset, all three of them")
         config = self._config
-        if all(given):
-            found = Parts(*parts)
-        elif dataset is None:
-            found = configured_parts(config)
-        else:
-            data = config.data
-            shares, together = (split, None) if data is None else (data.split, data.split_by)
-            if len(shares) != 3:
-                raise ConfigError(f"data.split={list(shares)}: expected three shares for a data set of everything")
-            found = Parts(*split_dataset(dataset, shares, self.seed, together))
+        found = chosen_parts(config, dataset, split, (train_dataset, val_dataset, test_dataset))
         self.train_dataset, self.val_dataset, self.test_dataset = found
         return (
             loader(found.train, config.training, self.device, config.training.shuffle, self.seed, training_sampler),
@@ -233,7 +220,12 @@ class Trainer:
     # --- training and testing ---------------------------------------------------------------------------------------
 
     def run_training(
-        self, train_loader: Any, val_loader: Any = None, trial: Any = None, callbacks: Sequence[Callback] = ()
+        self,
+        train_loader: Any,
+        val_loader: Any = None,
+        trial: Any = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = False,
     ) -> tuple[MetricTable, Any]:
         """Train to the last epoch, or until early stopping ends it; from a checkpoint on, if there is one.
 
@@ -244,6 +236,7 @@ class Trainer:
             train_loader, val_loader: iterables of batches with a length.
             trial: of a search (`qsr.hparams.search`): hears of the validation loss of every epoch, and may end the training.
             callbacks: called at every hook of the Trainer, after those of this one.
+            progress: show a bar on stderr.
 
         Returns:
             The table of the training (see `qsr.graph.callbacks.EpochLosses`) and that of the validator, a row for each epoch;
@@ -266,10 +259,13 @@ class Trainer:
             raise ConfigError("training.path=<NONE>: such a trainer trains once, and cannot go on")
         validation = None if val_loader is None else LoaderSource(val_loader, self.seed)
         objective = Evaluated(LoaderSource(train_loader, self.seed), validation, self.validator, self.seed)
+        if not self._begun:
+            check_first_batch(self._learner, LoaderSource(train_loader, self.seed))
         stage = stage_of(self.settings, objective)
         history = [] if self.directory is None else [HistoryWriter(self.directory.history)]
         reports = [] if trial is None else [TrialReport(trial)]
-        watching = [*history, ProgressLog(), *self._watchers, *reports, *callbacks]
+        bar = [ProgressBar()] if progress else []
+        watching = [*history, ProgressLog(), *bar, *self._watchers, *reports, *callbacks]
         rule = TorchUpdate(self._learner, self.settings, stage)
         trainer = OneTrainer(self._learner, objective, rule, watching, self.settings, self.directory, stage)
         with ExitStack() as stack:
@@ -302,19 +298,31 @@ class Trainer:
         """
         if self.tester is None:
             return MetricTable()
+        with self._weights(weights), logged(self.directory, self._config.log_level):
+            table = self.tester.test(self.model, LoaderSource(test_loader, self.seed).seeded(0))
+            self.tester.report(table)
+        return table.tail(1) if hasattr(table, "tail") else table
+
+    def predict(self, loader: Any, weights: Literal["best", "last"] = "best") -> dict[str, Tensor]:
+        """What the network returns for the graphs of a loader, see `qsr.graph.prediction.outputs_of`; weights as for `run_test`.
+
+        Raises:
+            ConfigError: for a loader without batches.
+        """
+        with self._weights(weights):
+            return outputs_of(self._learner, LoaderSource(loader, self.seed).seeded(0))
+
+    @contextmanager
+    def _weights(self, which: str) -> Iterator[None]:
+        """The weights of the best or the last epoch in the model, for a while; the global generators are left as they were."""
         kept = {name: tensor.detach().clone() for name, tensor in self._learner.state_dict().items()}
         try:
-            if weights == "best" and self._best.weights is not None:
+            if which == "best" and self._best.weights is not None:
                 self._learner.load_state_dict(self._best.weights)
-            with (
-                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
-                logged(self.directory, self._config.log_level),
-            ):
-                table = self.tester.test(self.model, LoaderSource(test_loader, self.seed).seeded(0))
-                self.tester.report(table)
+            with torch.random.fork_rng(cuda_devices(self.model)):
+                yield
         finally:
             self._learner.load_state_dict(kept)
-        return table.tail(1) if hasattr(table, "tail") else table
 
     def _begin(self, trainer: OneTrainer, steps_per_epoch: int) -> None:
         """Go on from the last checkpoint, or write the first one and the settings."""
@@ -377,16 +385,6 @@ class Trainer:
             else:
                 write_atomically(directory.path / CONFIG_FILE, text)
         return directory
-
-    def _check_same(self) -> None:
-        """Whether the settings are those of the directory."""
-        assert self.directory is not None
-        stored, own = self.directory.read_settings().tree(), self.settings.tree()
-        for section in (*own, *(name for name in stored if name not in own)):
-            old, new = (tree.get(section, {}) for tree in (stored, own))
-            for name in dict.fromkeys((*old, *new)):
-                if old.get(name) != new.get(name) and (section, name) not in (("train", "dir"), ("train", "device")):
-                    raise ConfigError(f"{self.directory.path}: the run has {section}.{name}={old.get(name)}, not {new.get(name)}")
 
 
 def _made(what: str, base: type, kind: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:

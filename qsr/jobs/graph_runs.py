@@ -16,7 +16,7 @@ from qsr.hparams.tags import load_yaml
 from qsr.jobs.run import Run
 from qsr.runs import restore_model
 from qsr.runs.load import StoredRun
-from qsr.training import Callback, ProgressBar
+from qsr.training import Callback
 from qsr.training.metric_table import last_row
 
 
@@ -68,7 +68,7 @@ def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks
     """
     trainer = Trainer.from_config(config)
     loaders = trainer.prepare_dataloaders()
-    trainer.run_training(*loaders[:2], callbacks=_watching(progress, callbacks))
+    trainer.run_training(*loaders[:2], callbacks=callbacks, progress=progress)
     return GraphRun(str(trainer.settings.model.name), trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
 
 
@@ -90,7 +90,7 @@ def resume_graphs(path: Path, data: Any = None, progress: bool = False, callback
         ConfigError: as `Trainer.load_checkpoint` and `Trainer.prepare_dataloaders`.
     """
     trainer = Trainer.load_checkpoint(path)
-    trainer.run_training(*trainer.prepare_dataloaders(data)[:2], callbacks=_watching(progress, callbacks))
+    trainer.run_training(*trainer.prepare_dataloaders(data)[:2], callbacks=callbacks, progress=progress)
     assert trainer.directory is not None
     stored = StoredRun(trainer.settings, trainer.directory.read_weights(), path)
     return Run(path, trainer.settings, restore_model(stored, trainer.device))
@@ -118,10 +118,6 @@ def _tested(trainer: Trainer, loader: Any) -> dict[str, float]:
     if not len(table):
         return {}
     return {name: float(value) for name, value in last_row(table).items() if np.ndim(value) == 0}
-
-
-def _watching(progress: bool, callbacks: Sequence[Callback]) -> list[Callback]:
-    return [*([ProgressBar()] if progress else []), *callbacks]
 
 
 def _moved(config: dict[str, Any], device: str) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from qsr.runs import write_atomically
 Row = dict[str, Any]  # column -> a number, or a list of them
 
 
+SHOWN = 10  # rows of a table that is printed
+
+
 class MetricTable:
     """Rows of named numbers. As of a data frame, its length is the number of rows, and iterating gives the columns' names.
 
@@ -77,7 +80,13 @@ class MetricTable:
         return name in self._columns
 
     def __repr__(self) -> str:
-        return f"MetricTable({len(self)} rows of {', '.join(self._columns)})"
+        """The last rows, as a table."""
+        shown = [[*(_short(row[name]) for name in self._columns)] for row in self.tail(SHOWN).rows]
+        widths = [max(map(len, column)) for column in zip(self._columns, *shown, strict=True)]
+        lines = [
+            "  ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True)) for row in ([*self._columns], *shown)
+        ]
+        return "\n".join([*lines, f"[{len(self)} rows]"])
 
     # --- elsewhere --------------------------------------------------------------------------------------------------
 
@@ -108,6 +117,10 @@ class MetricTable:
         """Go back to what `state_dict` gave."""
         self._columns = dict.fromkeys(state["columns"])
         self._rows = [dict(row) for row in state["rows"]]
+
+
+def _short(value: Any) -> str:
+    return json.dumps([round(number, 4) for number in value]) if isinstance(value, list) else f"{value:.6g}"
 
 
 def last_row(table: Any) -> Row:

@@ -14,7 +14,7 @@ from qsr.graph.callbacks import TrialPruned
 from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory
 from qsr.training import Callback, trainer
-from tests.graph.rings import Net, config, rings, same_weights, trained, weights_of
+from tests.graph.rings import Net, compute_loss, config, rings, same_weights, trained, weights_of
 from tests.graph.test_graph_trainer import Weights, course_of
 
 
@@ -155,6 +155,50 @@ def test_any_object_may_be_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrialPruned, match="after epoch 2"):
         found.run_training(*found.prepare_dataloaders(rings(60))[:2], trial)
     assert trial.seen == [1, 2]
+
+
+def test_predictions_are_those_of_the_best_weights_in_the_order_of_the_loader(tmp_path: Path) -> None:
+    tasks = course_of([3.0, 1.0, 2.0, 2.5])["evaluator_tasks"]
+    validator = {"evaluator_tasks": [{**tasks[0], "name": "loss_avg"}]}
+    found, seen = Trainer.from_config(config(tmp_path, validator=validator)), Weights()
+    train, validation, test = found.prepare_dataloaders(rings(60))
+    found.run_training(train, validation, callbacks=[seen])
+    net = Net().eval()
+    net.load_state_dict(seen.epochs[1])
+    batches = list(test)
+    with torch.no_grad():
+        expected = torch.cat([net(batch.x, batch.edge_index, batch.batch)[0] for batch in batches])
+    predicted = found.predict(batches)
+    assert list(predicted) == ["0"] and torch.equal(predicted["0"], expected)
+    assert same_weights(weights_of(found), seen.epochs[3])
+    assert not torch.equal(found.predict(batches, weights="last")["0"], expected)
+    with pytest.raises(ConfigError, match="predict: the loader has no batches"):
+        found.predict([])
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"apply_model": lambda model, data: model(data.x.repeat(1, 2), data.edge_index, data.batch)}, "mat1 and mat2 shapes"),
+        ({"criterion": lambda outputs, data: outputs["phase"].sum()}, "KeyError: 'phase'"),
+        ({"criterion": lambda outputs, data: compute_loss({0: outputs[0][:, :1]}, data)}, "Target 1 is out of bounds"),
+    ],
+)
+def test_what_does_not_fit_shows_before_the_first_step(tmp_path: Path, sections: dict[str, Any], said: str) -> None:
+    found = Trainer.from_config(config(tmp_path, **sections))
+    before = weights_of(found)
+    shapes = r"x \(32, 1\), edge_index \(2, 32\), y \(8,\)"
+    with pytest.raises(ConfigError, match=rf"fail on the first batch of training data \({shapes}\): .*{said}"):
+        found.run_training(*found.prepare_dataloaders(rings(60))[:2])
+    assert same_weights(before, weights_of(found))
+
+
+def test_a_bar_and_a_table_that_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Trainer.from_config(config(tmp_path))
+    training, validation = found.run_training(*found.prepare_dataloaders(rings(60))[:2], progress=True)
+    assert "24/24" in capsys.readouterr().err
+    assert repr(validation).splitlines()[0].split() == ["loss_avg", "loss_min", "loss_max"]
+    assert repr(training).splitlines()[-1] == "[4 rows]" and len(repr(training).splitlines()) == 6
 
 
 def test_the_name_at_the_top() -> None:

@@ -65,7 +65,7 @@ def test_a_configuration_with_nameless_objects_needs_itself(tmp_path: Path) -> N
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     found, _, _ = trained(config(tmp_path))
     assert found.data_path is not None
-    with pytest.raises(ConfigError, match=r"the run has train.max_epochs=4, not 5"):
+    with pytest.raises(ConfigError, match=r"the run has training.num_epochs=4, not 5"):
         Trainer.load_checkpoint(found.data_path, config(tmp_path, {"num_epochs": 5}))
     again = Trainer.load_checkpoint(found.data_path, config(tmp_path / "elsewhere"))
     with pytest.raises(ConfigError, match="train_loader: has 12 batches"):
