@@ -70,6 +70,8 @@ def terminal() -> Iterator[bool]:
     handler.setLevel(logging.INFO)  # a run's file may have more
     if bar:  # the bar shows what these lines say
         handler.addFilter(lambda record: not record.name.endswith("callbacks") or record.levelno > logging.INFO)
+    # What an evaluator reports stands in the line of the epoch, too.
+    handler.addFilter(lambda record: not record.name.endswith("evaluators") or record.levelno > logging.INFO)
     package = logging.getLogger("qsr")
     package.addHandler(handler)
     package.setLevel(logging.INFO)

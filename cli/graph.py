@@ -39,8 +39,8 @@ def train(config: Path, allow_import: tuple[str, ...]) -> None:
             load_it = f"  qsr load {run.path}{allowing(run.settings)}    metrics on the test data\n  qsr plot {run.path}"
             click.echo("done (no output directory)" if run.path is None else f"done: {run.path}\n{load_it}")
             done.append(run)
-    if len(done) > 1:
-        click.echo("\n".join(["runs of the sweep:", *sweep_table(done)]))
+        if len(done) > 1:
+            click.echo("\n".join(["runs of the sweep:", *sweep_table(config, done)]))
 
 
 @graph.command(short_help="What a configuration may hold.")

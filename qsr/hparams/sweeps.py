@@ -162,7 +162,7 @@ def _without_references(value: Any, config: Any, trail: tuple[str, ...]) -> Any:
         target = dotted(value["target"])
         if target in trail:
             raise ConfigError(f"reference to {target}: refers to itself")
-        return _without_references(_at(config, value["target"]), config, (*trail, target))
+        return _without_references(value_at(config, value["target"]), config, (*trail, target))
     if isinstance(value, dict):
         return {key: _without_references(inner, config, trail) for key, inner in value.items()}
     if isinstance(value, list):
@@ -170,7 +170,12 @@ def _without_references(value: Any, config: Any, trail: tuple[str, ...]) -> Any:
     return value
 
 
-def _at(config: Any, path: Sequence[str | int]) -> Any:
+def value_at(config: Any, path: Sequence[str | int]) -> Any:
+    """What stands at a path of a configuration.
+
+    Raises:
+        ConfigError: if there is nothing.
+    """
     found = config
     for part in path:
         if isinstance(found, dict):

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from qsr.graph.naming import in_names
 from qsr.graph.trainer import CONFIG_FILE, Trainer
 from qsr.hparams import ConfigError
-from qsr.hparams.sweeps import ConfigHandler, dotted, nodes
+from qsr.hparams.sweeps import ConfigHandler, dotted, nodes, value_at
 from qsr.hparams.tags import load_yaml
 from qsr.jobs.run import Run
 from qsr.runs import restore_model
@@ -25,12 +26,14 @@ class GraphRun:
     """A run of a configuration, trained and tested.
 
     Attributes:
+        config: the configuration.
         name: of the run; those of a sweep are numbered.
         path: its directory; None: there is none (`training.path` is <NONE>).
         settings: what the configuration means as settings of a run.
         test: the tester's metrics by their columns; empty without a tester.
     """
 
+    config: Mapping[str, Any]
     name: str
     path: Path | None
     settings: Any
@@ -69,13 +72,17 @@ def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks
     trainer = Trainer.from_config(config)
     loaders = trainer.prepare_dataloaders()
     trainer.run_training(*loaders[:2], callbacks=callbacks, progress=progress)
-    return GraphRun(str(trainer.settings.model.name), trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
+    return GraphRun(config, str(trainer.settings.model.name), trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
 
 
-def sweep_table(runs: Sequence[GraphRun]) -> list[str]:
-    """The runs of a sweep with their test metrics, one a line under their names."""
+def sweep_table(file: str | Path, runs: Sequence[GraphRun]) -> list[str]:
+    """The runs of a file's sweeps with the values that they had and their test metrics, one a line under their names."""
+    paths = [path for path, node in nodes(load_yaml(file)) if node["type"] in ("sweep", "coupled-sweep")]
     names = list(dict.fromkeys(name for run in runs for name in run.test))
-    rows = [["run", *names], *([run.name, *(f"{run.test[name]:.6g}" for name in names)] for run in runs)]
+    rows = [["run", *map(dotted, paths), *names]]
+    for run in runs:
+        values = [str(in_names(value_at(run.config, path))) for path in paths]
+        rows.append([run.name, *values, *(f"{run.test[name]:.6g}" for name in names)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
