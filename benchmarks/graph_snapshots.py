@@ -103,10 +103,10 @@ def measure(row: Row, folder: Path) -> tuple[dict[str, Any], qsr.Run]:
         permute_labels(file, seed=1)
     columns, known = predict_table(run, file).columns, read_snapshots(file)
     if row.rule is None:
-        of_each = (columns["delta"] - known.params["delta"]) ** 2
+        of_each = (columns["predicted"] - known.params["delta"]) ** 2
         limit = least_squared_error(state_probabilities([problem.build() for problem in problems]), row.deltas)
     else:
-        of_each = (columns["labels"] == known.columns["labels"]).astype(float)
+        of_each = (columns["predicted"] == known.columns["labels"]).astype(float)
         limit = 0.5 if row.permuted or test.best_accuracy is None else test.best_accuracy
     found, error = float(of_each.mean()), float(of_each.std() / np.sqrt(len(of_each)))
     result = {

@@ -236,7 +236,7 @@ def load(
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
 
     The run of a model on data is evaluated on its test data instead, or predicts for a file (--data); that goes to
-    predictions.csv, or to cleaned.h5 where the prediction is a configuration.
+    predictions.csv (of graph networks also to a picture), or to cleaned.h5 where the prediction is a configuration.
 
     Writes evaluation.txt and samples.h5 (configurations, log-probabilities, local energies) into RUN.
 
@@ -246,7 +246,7 @@ def load(
         stored = read_run(run)
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
-            click.echo("\n".join([*report.lines(), f"written: {output or run}/{report.file}"]))
+            click.echo("\n".join([*report.lines(), f"written: {output or run}/{', '.join(report.files)}"]))
             return
         if stored.settings.on_data:
             with terminal():

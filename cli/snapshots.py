@@ -20,7 +20,7 @@ def snapshots() -> None:
 
 @click.pass_context
 def _make(context: click.Context, file: Path, words: tuple[str, ...], device: str, **drawing: str | None) -> None:
-    r"""Draw snapshots of ground states into FILE: of exact ones, or those of trained runs.
+    """Draw snapshots of ground states into FILE: of exact ones, or those of trained runs.
 
     A number of the Hamiltonian may be a list with ranges first:last:step, and each of its values is a state:
 

@@ -37,6 +37,7 @@ class GraphsHparams(FileHparams):
     cutoff: float | None = Hparam(None, help="that of the model; filled in")
     power: float | None = Hparam(None, help="that of the model; filled in")
     classes: tuple[int, ...] | None = Hparam(None, help="classes in the order of their numbers; filled in")
+    label_rule: str | None = Hparam(None, help="what the labels of the file say; filled in")
     mean: float | None = Hparam(None, help="task=regress: of the target in the training data; filled in")
     deviation: float | None = Hparam(None, help="task=regress: standard deviation of the target there; filled in")
 
@@ -130,6 +131,7 @@ class LatticeData(FileData[GraphsHparams]):
         where = str(settings.file)
         found: dict[str, Any] = {"sha256": self.checked_hash(self.read_bytes(where))}
         snapshots = read_snapshots(where)
+        found["label_rule"] = snapshots.attributes.get("label_rule")
         values = target_values(snapshots, settings.target_name, where)
         groups = None if settings.split_by == "sample" else target_values(snapshots, settings.split_by, where)
         self.parts = split_indices(len(values), settings.split, int(settings.seed or 0), groups)

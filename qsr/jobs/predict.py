@@ -23,11 +23,11 @@ class Report(Protocol):
     """What predictions of any kind are.
 
     Attributes:
-        file: name of the file that `write` makes.
+        files: names of the files that `write` makes.
     """
 
     @property
-    def file(self) -> str: ...
+    def files(self) -> tuple[str, ...]: ...
 
     def lines(self) -> list[str]:
         """For the terminal."""

@@ -38,11 +38,11 @@ class PredictionReport:
     metrics: dict[str, float]
     known: int
 
-    file: ClassVar[str] = PREDICTIONS_FILE
+    files: ClassVar[tuple[str, ...]] = (PREDICTIONS_FILE,)
 
     def write(self, directory: Path) -> None:
         """Write predictions.csv."""
-        write_atomically(directory / self.file, as_csv(self.columns))
+        write_atomically(directory / PREDICTIONS_FILE, as_csv(self.columns))
 
     def lines(self) -> list[str]:
         """For the terminal: the metrics, and how many predictions there are."""

@@ -25,6 +25,7 @@ from qsr.training.files import read_bytes
 from qsr.training.rows import class_numbers
 
 Source = SnapshotSource | TextSource
+CLEANED_FILE = "cleaned.h5"
 OF_ONE_STATE = ("log_prob", "local_energy")  # what does not hold of a configuration that was changed
 
 
@@ -51,20 +52,20 @@ class SequenceReport:
     occupation: NDArray[np.float32] | None = None
 
     @property
-    def file(self) -> str:
+    def files(self) -> tuple[str, ...]:
         """Name of the file of the predictions."""
-        return PREDICTIONS_FILE if self.cleaned is None else "cleaned.h5"
+        return (PREDICTIONS_FILE if self.cleaned is None else CLEANED_FILE,)
 
     def lines(self) -> list[str]:
         """For the terminal."""
         return metric_lines(self.summary, self.metrics, self.errors)
 
     def write(self, directory: Path) -> None:
-        """Write `file`."""
+        """Write `files`."""
         if self.cleaned is None:
-            write_atomically(directory / self.file, as_csv(self.columns))
+            write_atomically(directory / PREDICTIONS_FILE, as_csv(self.columns))
             return
-        with replacing(directory / self.file) as temporary:
+        with replacing(directory / CLEANED_FILE) as temporary:
             write_snapshots(temporary, self.cleaned)
             with h5py.File(temporary, "a") as file:
                 file["occupation"] = self.occupation

@@ -32,10 +32,14 @@ def test_train_load_predict_and_plot(file: Path, tmp_path: Path) -> None:
     assert "80 samples of the test data" in evaluated.stdout and "test/accuracy" in evaluated.stdout
     predicted = run(f"load {path} --data {file}")
     assert predicted.returncode == 0 and predicted.stdout.startswith("800 predictions\n"), predicted.stderr
+    assert f"written: {path}/predictions.csv, phase_diagram.png" in predicted.stdout
+    assert (path / "phase_diagram.png").stat().st_size > 5_000
     with (path / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 800 and set(rows[0]) == {"labels", "p_0", "p_1"}
-    assert sum(row["labels"] == ("1" if index >= 400 else "0") for index, row in enumerate(rows)) > 640
+    assert len(rows) == 800 and list(rows[0]) == ["delta", "state_id", "labels", "predicted", "p_0", "p_1"]
+    assert [row["labels"] for row in rows] == ["0"] * 400 + ["1"] * 400
+    right = sum(row["labels"] == row["predicted"] for row in rows)
+    assert right > 640 and f"test/accuracy  {right / 800:.6g} +- " in predicted.stdout
     assert run(f"plot {path}").returncode == 0 and (path / "plot.png").stat().st_size > 5_000
 
 

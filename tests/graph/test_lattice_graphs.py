@@ -114,7 +114,7 @@ def test_phases_are_told_apart_nearly_as_well_as_possible(tmp_path: Path) -> Non
     assert fresh.best_accuracy == pytest.approx(0.7907, abs=1e-4)
     assert 0.75 <= accuracy <= fresh.best_accuracy + 3 * np.sqrt(0.17 / 12000)
     truth = fresh.snapshots.columns["labels"]
-    assert accuracy == pytest.approx((report.columns["labels"] == truth).mean())
+    assert accuracy == pytest.approx((report.columns["predicted"] == truth).mean())
     chosen = np.where(truth == 1, report.columns["p_1"], report.columns["p_0"])
     assert report.metrics["test/nll"] == pytest.approx(-np.log(chosen).mean())
     assert np.allclose(report.columns["p_0"] + report.columns["p_1"], 1)
@@ -148,7 +148,7 @@ def test_the_detuning_is_read_off_single_snapshots(tmp_path: Path) -> None:
     table = state_probabilities([qsr.Rydberg(Lx=3, Ly=3, V=7, delta=delta).build() for delta in EASY])
     least = least_squared_error(table, EASY)
     report = predict_table(run, tmp_path / "fresh.h5")
-    squares = (report.columns["delta"] - fresh.snapshots.params["delta"]) ** 2
+    squares = (report.columns["predicted"] - fresh.snapshots.params["delta"]) ** 2
     assert report.metrics["test/mse"] == pytest.approx(squares.mean())
     assert least - 3 * squares.std() / np.sqrt(12000) < squares.mean() < 1.1 * least < np.var(EASY)
     assert run.settings.data.mean == pytest.approx(run.model.thparams.mean)
@@ -172,3 +172,15 @@ def test_refused(file: Path, row: dict, data: dict, said: str, tmp_path: Path) -
     with pytest.raises(ConfigError, match=said):
         qsr.fit({"type": "graph", **row}, {"file": str(file), **data}, {"max_epochs": 1, "dir": str(tmp_path)})
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_another_meaning_are_said_to_be_others(file: Path, tmp_path: Path) -> None:
+    run = qsr.fit({"type": "graph", "width": 4}, {"file": str(file)}, {"max_epochs": 1, "dir": str(tmp_path)})
+    assert predict_table(run, file).summary.endswith("predictions")
+    other = tmp_path / "other.h5"
+    found = read_snapshots(file)
+    write_snapshots(
+        other, Snapshots(found.configs, found.positions, found.columns, {}, {**found.attributes, "label_rule": "V>1"})
+    )
+    rule = found.attributes["label_rule"]
+    assert predict_table(run, other).summary.endswith(f"; its labels are V>1, those of the training were {rule}")

@@ -17,7 +17,9 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = said[next(line for line in page.commands if line.startswith("qsr load"))]
     # Other labels than those that were learned, on other detunings: more than a guess, less than on its own.
     assert float(re.search(r"test/accuracy +(\S+)", loaded)[1]) > 0.6  # type: ignore[index]
-    assert (tmp_path / "runs/graph/classify/0/predictions.csv").read_text().startswith("labels,p_0,p_1\n")
+    assert (
+        (tmp_path / "runs/graph/classify/0/predictions.csv").read_text().startswith("delta,state_id,labels,predicted,p_0,p_1\n")
+    )
     assert (
         float(re.search(r"test/accuracy +(\S+)", said[f"{OWN}           # test metrics, with the weights of the best epoch"])[1])
         > 0.8
