@@ -83,7 +83,12 @@ def _draw_map(figure: Any, axes: Any, names: list[str], params: Any, found: Any,
     label, values = list(found.items())[-1]
     points, mean, _ = means_of_states(np.stack([params[name] for name in names], axis=1), values)
     limits = (0, 1) if truth is None else (float(mean.min()), float(mean.max()))
-    drawn = axes.scatter(points[:, 0], points[:, 1], c=mean, cmap="viridis", vmin=limits[0], vmax=limits[1], marker="s", s=80)
+    grid = [np.unique(points[:, column]) for column in (0, 1)]
+    style = {"cmap": "viridis", "vmin": limits[0], "vmax": limits[1]}
+    if len(points) == len(grid[0]) * len(grid[1]):  # sorted, so that the second changes fastest
+        drawn = axes.pcolormesh(*grid, mean.reshape(len(grid[0]), -1).T, shading="nearest", **style)
+    else:
+        drawn = axes.scatter(points[:, 0], points[:, 1], c=mean, marker="s", s=80, **style)
     figure.colorbar(drawn, ax=axes, label=f"mean of {label}")
     axes.set(xlabel=_label(names[0]), ylabel=_label(names[1]))
 
