@@ -221,7 +221,10 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the run's settings name.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), metavar="FILE", help="Predict for this file (runs of --hsm, --qembed and --graph)."
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Predict for this file (runs of --hsm, --qembed, --graph, qsr graph).",
 )
 def load(
     run: Path,

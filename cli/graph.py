@@ -36,8 +36,9 @@ def train(config: Path, allow_import: tuple[str, ...]) -> None:
             with interruptible(), terminal() as bar:
                 run = train_graphs(settings, progress=bar)
             click.echo("\n".join(run.lines()))
-            load_it = f"  qsr load {run.path}{allowing(run.settings)}    metrics on the test data\n  qsr plot {run.path}"
-            click.echo("done (no output directory)" if run.path is None else f"done: {run.path}\n{load_it}")
+            load_it = f"  qsr load {run.path}{allowing(run.settings)}    metrics on the test data, or --data FILE"
+            saved = f"done: {run.path}\n{load_it}\n  qsr plot {run.path}"
+            click.echo("done (no output directory)" if run.path is None else saved)
             done.append(run)
         if len(done) > 1:
             click.echo("\n".join(["runs of the sweep:", *sweep_table(config, done)]))

@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from qsr.graph.config import GraphLoaderHparams
+from qsr.graph.data import GraphDataset
+from qsr.graph.learner import GraphLearner
+from qsr.graph.loading import loader
 from qsr.graph.naming import in_names
+from qsr.graph.prediction import outputs_of
 from qsr.graph.trainer import CONFIG_FILE, Trainer
 from qsr.hparams import ConfigError
 from qsr.hparams.sweeps import ConfigHandler, dotted, nodes, value_at
-from qsr.hparams.tags import load_yaml
+from qsr.hparams.tags import load_yaml, resolve_pyobject_tags
+from qsr.jobs.reports import PREDICTIONS_FILE, as_csv
 from qsr.jobs.run import Run
-from qsr.runs import restore_model
+from qsr.runs import restore_model, write_atomically
 from qsr.runs.load import StoredRun
 from qsr.training import Callback
 from qsr.training.metric_table import last_row
@@ -118,6 +126,61 @@ def evaluate_graphs(path: Path, data: Any = None, device: str = "auto") -> tuple
         raise ConfigError(f"{path / CONFIG_FILE}: testing.tester is missing; there is nothing to test with")
     loader = trainer.prepare_dataloaders(data)[2]
     return _tested(trainer, loader), len(loader.dataset)
+
+
+@dataclass(frozen=True)
+class OutputReport:
+    """Outputs of a network for S graphs.
+
+    Attributes:
+        columns: of predictions.csv, each (S,): `y`, if the graphs have one; of task 0 `task0`, or `task0_0`, `task0_1`, ... of
+            several outputs, and so on.
+    """
+
+    columns: dict[str, NDArray[Any]]
+
+    files: ClassVar[tuple[str, ...]] = (PREDICTIONS_FILE,)
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        return [f"outputs for {len(next(iter(self.columns.values())))} graphs"]
+
+    def write(self, directory: Path) -> None:
+        """Write predictions.csv."""
+        write_atomically(directory / PREDICTIONS_FILE, as_csv(self.columns))
+
+
+def predict_graph_run(stored: StoredRun, model: GraphLearner, data: Any) -> OutputReport:
+    """Outputs of a run's network for the graphs of a file, read as the configuration says.
+
+    Raises:
+        ConfigError: for a run whose configuration names no data, for a file that cannot be read, and for graphs whose outputs
+            are not rows of numbers.
+    """
+    config = stored.settings.model.config
+    found = next((part for part in (config["data"], config["testing"].get("data")) if part), None)
+    if found is None:
+        raise ConfigError(
+            f"{stored.path}: has seen data in memory; qsr.graph.Trainer.load_checkpoint(...).predict(loader) takes others"
+        )
+    settings = {**resolve_pyobject_tags(found, "data"), "files": [str(data)], "subset": None, "shuffle": False}
+    dataset = GraphDataset(settings, stored.settings.train.seed)
+    batches = loader(
+        dataset, GraphLoaderHparams(batch_size=config["testing"]["batch_size"]), next(model.parameters()).device, False, 0
+    )
+    columns: dict[str, NDArray[Any]] = {}
+    targets: list[Any] = [getattr(batch, "y", None) for batch in batches]
+    if all(y is not None and y.dim() == 1 for y in targets):
+        columns["y"] = torch.cat(targets).numpy()
+    for task, values in outputs_of(model, batches).items():
+        rows = values.reshape(len(values), -1)
+        if len(rows) != len(dataset):
+            raise ConfigError(
+                f"task {task}: has outputs {tuple(values.shape)} for {len(dataset)} graphs; expected a row for each"
+            )
+        names = [f"task{task}"] if rows.shape[1] == 1 else [f"task{task}_{index}" for index in range(rows.shape[1])]
+        columns |= {name: rows[:, index].numpy() for index, name in enumerate(names)}
+    return OutputReport(columns)
 
 
 def _tested(trainer: Trainer, loader: Any) -> dict[str, float]:

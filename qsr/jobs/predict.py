@@ -16,6 +16,7 @@ KINDS = {
     "hsm": "qsr.jobs.rows:predict_rows",
     "qembed": "qsr.jobs.sequences:predict_sequences",
     "graph": "qsr.jobs.graphs:predict_graphs",
+    "graph_run": "qsr.jobs.graph_runs:predict_graph_run",
 }
 
 
@@ -64,8 +65,9 @@ def predict_table(
     stored = run if isinstance(run, StoredRun) else read_run(path_of(run))
     kind = stored.settings.model.section
     if kind not in KINDS:
-        known = ", ".join(f"--{name}" for name in KINDS)
-        raise ConfigError(f"--data: predictions are for runs of {known}, and {stored.path} is a run of --{kind}")
+        raise ConfigError(
+            f"--data: predictions are for runs of --hsm, --qembed, --graph and qsr graph; {stored.path} is one of --{kind}"
+        )
     directory = Path(output or stored.path)
     if write:
         check_writable(directory)

@@ -1,5 +1,6 @@
 """Configurations of the graph trainer from the command line: train, load, resume, sweep, and what is said of mistakes."""
 
+import csv
 import re
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def test_train_load_and_plot(folder: Path) -> None:
     assert loaded.returncode == 0 and f"test/accuracy  {tested['accuracy']:.6g}" in loaded.stdout, loaded.stderr
     assert "20 samples of the test data" in loaded.stdout
     assert run(folder, "plot runs/phases/0").returncode == 0 and (path / "plot.png").stat().st_size > 5_000
+    predicted = run(folder, f"load runs/phases/0 {ALLOW} --data phases.h5")
+    assert predicted.returncode == 0 and predicted.stdout.startswith("outputs for 1000 graphs\n"), predicted.stderr
+    with (path / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["y", "task0_0", "task0_1"] and [row["y"] for row in rows] == ["0"] * 500 + ["1"] * 500
+    assert sum((float(row["task0_1"]) > float(row["task0_0"])) == (row["y"] == "1") for row in rows) > 850
     refused = run(folder, "load runs/phases/0")
     assert refused.returncode == 2 and "'mymodule.compute_loss' is not among" in refused.stderr
 
