@@ -29,14 +29,26 @@ KINDS = (
     Kind(("torch.optim.lr_scheduler",), "torch.optim.lr_scheduler.LRScheduler"),
     Kind(("torch_geometric.transforms",), "torch_geometric.transforms.BaseTransform"),
 )
-# Layers that are not taken -> what to take instead. This one writes what its signatures say into a program and runs it.
-REFUSED = {"torch_geometric.nn.Sequential": "qsr.graph.Sequential"}
+# Layers that are never taken, and why.
+REFUSED = {"torch_geometric.nn.Sequential": "runs what its signatures say as a program; use qsr.graph.Sequential"}
+# Modules below the roots whose layers fetch weights from the network when they are made (until torch_geometric 2.7; they are
+# in torch_geometric.llm since): taken only from modules that are allowed.
+FETCHING = (
+    "torch_geometric.nn.nlp",
+    *(f"torch_geometric.nn.models.{name}" for name in ("g_retriever", "git_mol", "glem", "molecule_gpt")),
+)
+
+SCORES = ("accuracy", "f1", "f1_weighted", "mae", "mse", "r2")
+_EVALUATORS = {name: f"qsr.training.evaluators.{name}" for name in ("Evaluator", "Validator", "Tester")}
+_STOPPING = "qsr.training.default_early_stopping.DefaultEarlyStopping"
 
 # Single objects that may be named; nothing else of their modules.
 LISTED = frozenset(
     (
-        "qsr.graph.SnapshotReader",
-        *("torch.cat", "torch.stack", "torch.mean"),
+        *("qsr.graph.SnapshotReader", _STOPPING, *_EVALUATORS.values()),
+        *(f"qsr.training.scores.{score}" for score in SCORES),
+        *("torch.cat", "torch.stack"),
+        *(f"torch.{reducer}" for reducer in ("mean", "median", "std", "min", "max")),
         *("torch.float32", "torch.float64", "torch.int32", "torch.int64"),
         *(f"torch_geometric.nn.global_{reduction}_pool" for reduction in ("add", "max", "mean")),
         *(f"numpy.{reducer}" for reducer in ("mean", "median", "std", "min", "max")),
@@ -53,7 +65,10 @@ ALIASES = {
     "add_pool": "torch_geometric.nn.global_add_pool",
     "max_pool": "torch_geometric.nn.global_max_pool",
     "mean_pool": "torch_geometric.nn.global_mean_pool",
+    **{score: f"qsr.training.scores.{score}" for score in SCORES},
     "QuantumGrav.GNNModel": "qsr.graph.GNNModel",
+    **{f"QuantumGrav.{place}{name}": full for name, full in _EVALUATORS.items() for place in ("", "evaluate.")},
+    **{f"QuantumGrav.{place}DefaultEarlyStopping": _STOPPING for place in ("", "evaluate.", "early_stopping.")},
     **{
         f"QuantumGrav.models.{name}": f"qsr.graph.{name}"
         for name in ("Sequential", "LinearSequential", "GNNBlock", "SkipConnection")
@@ -92,7 +107,7 @@ def find_object(name: str, where: str) -> Any:
             raise
         raise ConfigError(f"{error}; pip install 'qsr[{extra}]'") from None
     owner = getattr(found, "__module__", None) or ""
-    _refuse(found, place)
+    _refuse(found, owner, place)
     if not (full in LISTED or (callable(found) and is_allowed(owner)) or _of_a_kind(found, owner)):
         raise ConfigError(f"{place} is {found!r}{owner and f' of {owner}'}, which files may not name")
     return found
@@ -134,12 +149,14 @@ def name_of(thing: Any, where: str) -> str:
     raise ConfigError(f"{where}: {thing.__module__} has no {name} at its top level; define it there, and a file can name it")
 
 
-def _refuse(found: Any, place: str) -> None:
-    for name, instead in REFUSED.items():
+def _refuse(found: Any, owner: str, place: str) -> None:
+    for name, reason in REFUSED.items():
         module, _, attribute = name.rpartition(".")
         refused = getattr(sys.modules.get(module), attribute, None)
         if refused is not None and isinstance(found, type) and issubclass(found, refused):
-            raise ConfigError(f"{place} runs what its signatures say as a program; use {instead}")
+            raise ConfigError(f"{place} {reason}")
+    if is_below(owner, FETCHING) and not is_allowed(owner):
+        raise ConfigError(f"{place} fetches weights from the network; {how_to_allow(owner)}")
 
 
 def _of_a_kind(found: Any, owner: str) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,9 @@ from qsr.hparams.base import ConfigError, nearest
 
 NODES = ("sweep", "coupled-sweep", "range", "random_uniform", "reference")
 NodePath = tuple[str | int, ...]
+# More than anyone writes. Aliases of aliases (&a, *a) make billions of a few lines, and !range of three numbers.
+MAX_PARTS = 100_000
+MAX_VALUES = 1_000_000
 
 
 class ConfigHandler:
@@ -40,13 +44,16 @@ class ConfigHandler:
             Coupled sweeps go with their targets, references are what they refer to, ranges stay as they are.
 
     Raises:
-        ConfigError: for targets that there are not, and coupled sweeps with another number of values.
+        ConfigError: for targets that there are not, coupled sweeps with another number of values, and more than 100 000 runs.
     """
 
     def __init__(self, config: Mapping[str, Any], name_addition: str = "") -> None:
         self.config = config
         found = dict(nodes(config))
         sweeps = {path: node["values"] for path, node in found.items() if node["type"] == "sweep"}
+        count = math.prod(len(values) for values in sweeps.values())
+        if count > MAX_PARTS:
+            raise ConfigError(f"config: its {len(sweeps)} sweeps make {count} runs; at most {MAX_PARTS} can be made at once")
         self.run_configs: list[dict[str, Any]] = []
         for number, chosen in enumerate(itertools.product(*(range(len(values)) for values in sweeps.values()))):
             places = dict(zip(sweeps, chosen, strict=True))
@@ -60,10 +67,11 @@ def nodes(config: Any) -> Iterator[tuple[NodePath, Mapping[str, Any]]]:
     """Paths and nodes that are to be replaced, in the order of the configuration.
 
     Raises:
-        ConfigError: for a sweep among the values of another.
+        ConfigError: for a sweep among the values of another, and for more than 100 000 parts.
     """
-    for path, value in _walk(config, ()):
-        inside = next((inner for inner, _ in _walk(value.get("values"), path)), None)
+    left = iter(range(MAX_PARTS))
+    for path, value in _walk(config, (), left):
+        inside = next((inner for inner, _ in _walk(value.get("values"), path, left)), None)
         if inside is not None:
             raise ConfigError(f"{dotted(path)}: has another {value['type']} among its values; list the combinations instead")
         yield path, value
@@ -106,12 +114,15 @@ def range_inclusive(start: float, stop: float, step: float) -> np.ndarray:
     """start, start + step, ... up to stop, which is among them if it lies on the grid; whole numbers stay whole.
 
     Raises:
-        ConfigError: for a step of zero or away from stop.
+        ConfigError: for a step of zero or away from stop, and for more than a million values.
     """
-    if not step or (stop - start) / step < 0 or not math.isfinite((stop - start) / step):
+    steps = (stop - start) / step if step else math.nan
+    if not 0 <= steps < math.inf:
         raise ConfigError(f"range from {start} to {stop}: a step of {step} does not lead there")
+    if steps >= MAX_VALUES:
+        raise ConfigError(f"range from {start} to {stop} in steps of {step}: has {steps + 1:.15g} values, at most {MAX_VALUES}")
     # Positions times the step: adding the step again and again would miss the end by rounding.
-    return start + step * np.arange(math.floor((stop - start) / step + 1e-9) + 1)
+    return start + step * np.arange(math.floor(steps + 1e-9) + 1)
 
 
 def parse_path(text: str) -> list[str | int]:
@@ -121,7 +132,7 @@ def parse_path(text: str) -> list[str | int]:
         ConfigError: for text that is not a path.
     """
     if not isinstance(text, str) or not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[\d+\])*", text):
-        raise ConfigError(f"target={text!r}: must be a path such as model.layers[1].x")
+        raise ConfigError(f"target={reprlib.repr(text)}: must be a path such as model.layers[1].x")
     return [int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", text)]
 
 
@@ -135,15 +146,18 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("type"), str) and value["type"] in NODES
 
 
-def _walk(value: Any, path: NodePath) -> Iterator[tuple[NodePath, Mapping[str, Any]]]:
+def _walk(value: Any, path: NodePath, left: Iterator[int]) -> Iterator[tuple[NodePath, Mapping[str, Any]]]:
+    """Nodes below a value; every part takes one of `left`."""
+    if next(left, None) is None:
+        raise ConfigError(f"{dotted(path[:3])}: has more than {MAX_PARTS} parts, with all aliases (*name) written out")
     if is_node(value):
         yield path, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _walk(inner, (*path, key))
+            yield from _walk(inner, (*path, key), left)
     elif isinstance(value, (list, tuple)):
         for position, inner in enumerate(value):
-            yield from _walk(inner, (*path, position))
+            yield from _walk(inner, (*path, position), left)
 
 
 def _copied(value: Any, values: Mapping[NodePath, Any], path: NodePath = ()) -> Any:

@@ -7,6 +7,7 @@ stays what it was.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from qsr.hparams.base import ConfigError, nearest
 from qsr.hparams.files import reading
 from qsr.hparams.imports import imports_allowed
 from qsr.hparams.objects import find_object, name_of
-from qsr.hparams.sweeps import dotted, is_node, nodes, parse_path, range_inclusive
+from qsr.hparams.sweeps import MAX_PARTS, MAX_VALUES, dotted, is_node, nodes, parse_path, range_inclusive
 
 PYOBJECT = "!pyobject"
 DRAWS = 5  # of !random_uniform, where it does not say how many
@@ -44,6 +45,11 @@ class ConfigLoader(yaml.SafeLoader):
             raise ConfigError(f"{place(node)}: '{twice[1]}' stands there twice")
         return node
 
+    def flatten_mapping(self, node: Any) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_PARTS:
+            raise ConfigError(f"{place(node)}: has more than {MAX_PARTS} keys, with all << written out")
+
 
 def load_yaml(path: str | Path, allow: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration in a YAML file, with live objects in it.
@@ -58,8 +64,11 @@ def load_yaml(path: str | Path, allow: Iterable[str] = ()) -> dict[str, Any]:
         tree = yaml.load(file, ConfigLoader)  # a SafeLoader
         if not isinstance(tree, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
-        for _ in nodes(tree):  # also finds what contains itself
-            pass
+        try:
+            for _ in nodes(tree):  # also finds what contains itself
+                pass
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
         return tree
 
 
@@ -137,9 +146,11 @@ def _random_uniform(loader: ConfigLoader, node: yaml.Node) -> dict[str, Any]:
         fields["log"],
         fields.get("size", DRAWS),
     )
-    if not isinstance(log, bool) or not isinstance(size, int) or size < 1 or not start < stop or (log and start <= 0):
+    sized = isinstance(size, int) and 1 <= size <= MAX_VALUES
+    if not isinstance(log, bool) or not sized or not start < stop or (log and start <= 0):
         raise ConfigError(
-            f"{place(node)}: !random_uniform needs start < stop (above 0 for log), log true or false, and a size of at least 1"
+            f"{place(node)}: !random_uniform needs start < stop (above 0 for log), log true or false, and "
+            f"a size of 1 to {MAX_VALUES}"
         )
     generator = np.random.default_rng(loader.draws)
     loader.draws += 1
@@ -167,14 +178,16 @@ def _fields(loader: ConfigLoader, node: yaml.Node, required: tuple[str, ...], op
 
 def _values(fields: Mapping[str, Any], node: yaml.Node) -> list[Any]:
     if not isinstance(fields["values"], list) or not fields["values"]:
-        raise ConfigError(f"{place(node)}: values={fields['values']!r}: must be a list with at least one value")
+        raise ConfigError(f"{place(node)}: values={reprlib.repr(fields['values'])}: must be a list with at least one value")
     return fields["values"]
 
 
 def _number(fields: Mapping[str, Any], name: str, node: yaml.Node) -> Any:
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{place(node)}: {name}={value!r}: must be a number")
+        raise ConfigError(f"{place(node)}: {name}={reprlib.repr(value)}: must be a number")
+    if not abs(value) < 2**63:  # nor is NaN
+        raise ConfigError(f"{place(node)}: {name}={reprlib.repr(value)}: must be a number between -2^63 and 2^63")
     return value
 
 

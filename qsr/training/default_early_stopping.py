@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import field_validator
 
 from qsr.hparams import ConfigError, Hparam, Hparams, nearest
+
+_STATE = ("current_grace_period", "best_score", "found_better")  # of a task, beside its settings
 
 
 class StoppingTask(Hparams):
@@ -22,6 +26,13 @@ class StoppingTask(Hparams):
     grace_period: int = Hparam(ge=0, help="evaluations that do not count against the patience")
     init_best_score: float = Hparam(help="what the first evaluation is compared with")
 
+    @field_validator("init_best_score")
+    @classmethod
+    def _is_a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("must be a number, or .inf; nothing is better than NaN")
+        return value
+
 
 class DefaultEarlyStoppingHparams(Hparams):
     """When a training ends before its last epoch."""
@@ -31,6 +42,14 @@ class DefaultEarlyStoppingHparams(Hparams):
     tasks: dict[str | int, StoppingTask] = Hparam(min_length=1, help="metrics to watch, by any names")
     mode: Literal["any", "all"] = Hparam(help="how many of them must be better for the model to be")
     patience: int = Hparam(ge=0, help="evaluations in a row without a better model after which training ends; 0 is as 1")
+
+    @field_validator("tasks")
+    @classmethod
+    def _different_names(cls, tasks: dict[str | int, StoppingTask]) -> dict[str | int, StoppingTask]:
+        texts = [str(name) for name in tasks]
+        if twice := next((name for name in texts if texts.count(name) > 1), None):
+            raise ConfigError(f"early_stopping.tasks: the number {twice} and the text '{twice}' are one name; give one another")
+        return tasks
 
 
 class DefaultEarlyStopping:
@@ -126,19 +145,30 @@ class DefaultEarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` goes back to: plain numbers and text."""
-        kept = ("current_grace_period", "best_score", "found_better")
-        tasks = {name: {part: task[part] for part in kept} for name, task in self.tasks.items()}
+        tasks = {name: {part: task[part] for part in _STATE} for name, task in self.tasks.items()}
         return {"tasks": tasks, "mode": self.mode, "patience": self.patience, "current_patience": self.current_patience}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state; names of tasks may have become text.
 
+        The settings stay what they are: with another patience than the state had, what was used of it counts.
+
         Raises:
-            ConfigError: for a state of other tasks.
+            ConfigError: for a state of other tasks, and for what is no state.
         """
-        self.mode, self.patience, self.current_patience = state["mode"], state["patience"], state["current_patience"]
-        for name, saved in state["tasks"].items():
-            self.tasks[self._key(name)].update(saved)
+        try:
+            used = max(state["patience"], 1) - state["current_patience"]
+            saved = {str(name): {part: task[part] for part in _STATE} for name, task in state["tasks"].items()}
+        except (LookupError, TypeError, AttributeError):
+            raise ConfigError(
+                "early_stopping: not a state of DefaultEarlyStopping; expected tasks, patience, current_patience"
+            ) from None
+        if set(saved) != {str(name) for name in self.tasks}:
+            found, own = (", ".join(map(str, names)) or "none" for names in (saved, self.tasks))
+            raise ConfigError(f"early_stopping.tasks: the state is of the tasks {found}, and there are {own}")
+        self.current_patience = max(self.patience, 1) - used
+        for name, task in self.tasks.items():
+            task.update(saved[str(name)])
 
     def _key(self, name: str | int) -> str | int:
         found = next((key for key in self.tasks if str(key) == str(name)), None)

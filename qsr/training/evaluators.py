@@ -31,9 +31,10 @@ class Evaluator:
         device: where batches go; the model must be there.
         criterion: `criterion(outputs, data)`, a scalar; see `as_criterion`.
         evaluator_tasks: mappings with `name`, `monitor`, and perhaps `args`, `kwargs`, `task`; see `Monitor`.
-        apply_model: `apply_model(model, data)`; None: `model(x, edge_index, batch)`.
+        apply_model: `apply_model(model, data)`; None: `model(x, edge_index, batch)`, unless it is set before an evaluation.
 
     Attributes:
+        apply_model: as it was given.
         tasks: (name, what is called) of each task.
         data: columns `loss_avg` (the mean over graphs), `loss_min` and `loss_max` (of batches), and those of the tasks.
 
@@ -52,12 +53,14 @@ class Evaluator:
     ) -> None:
         self.device = torch.device(device)
         self.criterion = as_criterion(criterion)
-        self.apply_model = apply_model or apply_to_graphs
+        self.apply_model = apply_model
         found = [task if isinstance(task, EvaluatorTask) else EvaluatorTask(**task) for task in evaluator_tasks or ()]
         self.monitors = [Monitor(task) for task in found]
         names = [monitor.name for monitor in self.monitors]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ConfigError(f"evaluator_tasks.name={twice}: there are two tasks of this name")
+        if "loss" in names:
+            raise ConfigError("evaluator_tasks.name=loss: is what loss_avg is called among the metrics of a run; choose another")
         self.data = MetricTable([*LOSSES, *(name for name in names if name not in LOSSES)])
 
     @property
@@ -75,12 +78,12 @@ class Evaluator:
             ConfigError: without batches, for a loss that is no scalar, and for monitors that do not fit the data.
         """
         model.eval()
-        seen, losses = Seen(), []
+        seen, losses, apply = Seen(), [], self.apply_model or _of_graphs
         collects = any(monitor.needs_data for monitor in self.monitors)
         with torch.no_grad():
             for batch in data_loader:
                 data = batch.to(self.device)
-                outputs = self.apply_model(model, data)
+                outputs = apply(model, data)
                 losses.append(self.criterion(outputs, data).detach())
                 seen.sizes.append(batch_size(data))
                 if collects:
@@ -133,11 +136,6 @@ class Tester(Evaluator):
         return self.evaluate(model, data_loader)
 
 
-def apply_to_graphs(model: Any, data: Any) -> Any:
-    """`model(x, edge_index, batch)` of a batch of graphs."""
-    return model(data.x, data.edge_index, data.batch)
-
-
 def as_criterion(criterion: Callable[..., Tensor], trainer: Any = None) -> Criterion:
     """The criterion as a function of (outputs, data), which checks that its result is a scalar.
 
@@ -178,6 +176,10 @@ def _wants_trainer(criterion: Callable[..., Any]) -> bool:
         return True
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) > 2 and (positional[2].default is positional[2].empty or positional[2].name == "trainer")
+
+
+def _of_graphs(model: Any, data: Any) -> Any:
+    return model(data.x, data.edge_index, data.batch)
 
 
 def _on_cpu(outputs: Any) -> Any:

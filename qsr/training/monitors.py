@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,12 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qsr.hparams import ConfigError, Hparam, Hparams, nearest
+from qsr.hparams.files import one_line
 from qsr.hparams.objects import find_object
-from qsr.training.scores import SCORES
+from qsr.training.scores import OF_CLASSES, OF_VALUES, SCORES
 
-_DATA_ARGUMENTS = ("y_true", "y_pred")
+_NAMES = ("mean", "median", "std", "var", "min", "max", "amin", "amax", "sum")
 # These reduce one list of numbers; given predictions and targets they would take the targets for an axis.
-_REDUCERS: tuple[Any, ...] = (np.mean, np.median, np.std, np.min, np.max, torch.mean)
+_OF_TENSORS: tuple[Any, ...] = tuple(getattr(torch, name) for name in _NAMES)
+_REDUCERS: tuple[Any, ...] = (
+    *_OF_TENSORS,
+    *(getattr(np, name) for name in _NAMES),
+    *(getattr(builtins, name) for name in ("min", "max", "sum")),
+)
+
+# What a function gets as predictions: classes, the outputs as they are, scores that order the samples, or probabilities.
+Form = Literal["classes", "values", "scores", "probabilities"]
+# By the name of its second parameter; the first is y_true.
+_SECOND: dict[str, Form | None] = {"y_pred": None, "y_score": "scores", "y_proba": "probabilities", "y_prob": "probabilities"}
+# sklearn says by the module whether a function compares classes or numbers.
+_MODULES: dict[str, Form] = {"sklearn.metrics._classification": "classes", "sklearn.metrics._regression": "values"}
 
 
 class EvaluatorTask(Hparams):
@@ -56,9 +71,10 @@ class Monitor:
 
     - a class is instantiated with `args` and `kwargs`;
     - an object with `update`, `compute` and `reset` gets (prediction, target) of each batch;
-    - a function with parameters `y_true` and `y_pred` gets arrays of all samples: classes where the targets are integers
-      (the largest of several outputs; whether a single one is at least 0), else the outputs as they are;
-    - mean, median, std, min and max of NumPy and torch.mean reduce the losses of the batches;
+    - a function with parameters `y_true` and `y_pred` gets arrays of all samples, see `arrays`: scores of classes get classes,
+      those of regressions the outputs as they are, and others what the targets are, classes if they are integers; with
+      `y_score` or `y_proba` in the place of `y_pred` it gets scores or probabilities of the classes;
+    - mean, median, std, var, min, max and sum of NumPy and torch reduce the losses of the batches;
     - any other function gets the list of predictions and the list of targets.
 
     Args:
@@ -70,39 +86,75 @@ class Monitor:
         needs_data: whether it looks at predictions, and not only at losses.
 
     Raises:
-        ConfigError: for a monitor that is none of these.
+        ConfigError: for a monitor that is none of these, and for arguments that it does not take.
     """
 
     def __init__(self, task: EvaluatorTask) -> None:
         self.name, self.head = task.name, task.task
-        self.target, self._args, self._kwargs = _built(task)
-        self._streams = all(callable(getattr(self.target, part, None)) for part in ("update", "compute", "reset"))
-        self._takes_arrays = not self._streams and all(name in _parameters(self.target) for name in _DATA_ARGUMENTS)
-        # By identity: comparing metrics of torchmetrics makes new metrics.
-        self.needs_data = not any(self.target is reducer for reducer in _REDUCERS)
+        with self._named():
+            self.target, args, kwargs = _built(task)
+            self._streams = _is_metric(self.target)
+            # By identity: comparing metrics of torchmetrics makes new metrics.
+            self.needs_data = not any(self.target is reducer for reducer in _REDUCERS)
+            parameters = [] if self._streams else _parameters(self.target)
+            self._second = next((name for name in _SECOND if "y_true" in parameters and name in parameters), None)
+            if self._second is not None:
+                further = [name for name in parameters if name not in ("y_true", self._second)]
+                args, kwargs = [], _by_name(args, kwargs, further)
+            self._args, self._kwargs = args, kwargs
+            self._check_arguments()
 
     def __call__(self, seen: Seen) -> Any:
         """The value: a float, or a list of them.
 
         Raises:
-            ConfigError: if there are no targets where they are needed, or the value is no number.
+            ConfigError: if there are no targets where they are needed, if the value is no number, and if the monitor fails.
         """
+        with self._named():
+            return self._number(self._value(seen))
+
+    def _value(self, seen: Seen) -> Any:
         if not self.needs_data:
-            losses: Any = torch.tensor(seen.losses) if self.target is torch.mean else seen.losses
-            return self._number(self.target(losses, *self._args, **self._kwargs))
-        if self._streams or self._takes_arrays:
+            tensors = any(self.target is reducer for reducer in _OF_TENSORS)
+            losses: Any = torch.tensor(seen.losses, dtype=torch.float64) if tensors else seen.losses
+            return self.target(losses, *self._args, **self._kwargs)
+        if self._streams or self._second is not None:
             self._check_targets(seen)
         if self._streams:
             self.target.reset()
             for prediction, target in zip(seen.predictions, seen.targets, strict=True):
-                self.target.update(self._of_head(prediction), target)
-            return self._number(self.target.compute())
-        if self._takes_arrays:
-            y_true, y_pred = arrays([self._of_head(found) for found in seen.predictions], seen.targets)
-            extra = [name for name in _parameters(self.target) if name not in _DATA_ARGUMENTS]
-            named = dict(zip(extra, self._args, strict=False))
-            return self._number(self.target(y_true=y_true, y_pred=y_pred, **named, **self._kwargs))
-        return self._number(self.target(seen.predictions, seen.targets, *self._args, **self._kwargs))
+                self.target.update(*_aligned(self._of_head(prediction), target))
+            return self.target.compute()
+        if self._second is not None:
+            form = _SECOND[self._second] or _form(self.target)
+            y_true, found = arrays([self._of_head(one) for one in seen.predictions], seen.targets, form)
+            return self.target(**{"y_true": y_true, self._second: found}, **self._kwargs)
+        return self.target(seen.predictions, seen.targets, *self._args, **self._kwargs)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the task in whatever is raised."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, ConfigError) and str(error).startswith("evaluator_tasks"):
+                raise
+            said = error if isinstance(error, ConfigError) else f"{type(error).__name__}: {one_line(error)}"
+            raise ConfigError(f"evaluator_tasks.monitor: {self.name}: {said}") from error
+
+    def _check_arguments(self) -> None:
+        if self._streams:
+            if self._args or self._kwargs:
+                raise ConfigError(f"{type(self.target).__name__} is made already and takes no arguments; give its class")
+            return
+        try:
+            signature = inspect.signature(self.target)
+        except (TypeError, ValueError):
+            return  # a function of C that does not tell
+        if self._second is not None:
+            signature.bind(**{"y_true": None, self._second: None}, **self._kwargs)
+        else:
+            signature.bind(*([None, None] if self.needs_data else [None]), *self._args, **self._kwargs)
 
     def _of_head(self, prediction: Any) -> Tensor:
         found, where = prediction, f"evaluator_tasks.task={self.head}: {self.name}"
@@ -110,9 +162,7 @@ class Monitor:
             by_name = {str(key): value for key, value in prediction.items()}  # a file may have 0 where the model has "0"
             name = next(iter(by_name)) if self.head is None else str(self.head)
             if name not in by_name:
-                raise ConfigError(
-                    f"evaluator_tasks.task={self.head}: {self.name}: the model has the outputs {', '.join(by_name)}"
-                )
+                raise ConfigError(f"{where}: the model has the outputs {', '.join(by_name)}")
             found = by_name[name]
         elif isinstance(prediction, (list, tuple)):
             index = 0 if self.head is None else int(self.head)
@@ -120,45 +170,83 @@ class Monitor:
                 raise ConfigError(f"{where}: the model has {len(prediction)} outputs")
             found = prediction[index]
         if not isinstance(found, Tensor):
-            raise ConfigError(
-                f"evaluator_tasks.monitor: {self.name}: needs outputs that are tensors, found {type(found).__name__}"
-            )
+            raise ConfigError(f"needs outputs that are tensors, found {type(found).__name__}")
         return found
 
     def _check_targets(self, seen: Seen) -> None:
         if any(target is None for target in seen.targets):
-            raise ConfigError(f"evaluator_tasks.monitor: {self.name}: needs targets, and the data have no y")
+            raise ConfigError("needs targets, and the data have no y")
 
     def _number(self, value: Any) -> Any:
         found = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if found.dtype.kind not in "biuf":
-            raise ConfigError(f"evaluator_tasks.monitor: {self.name}: must give numbers, found {type(value).__name__}")
+            raise ConfigError(f"must give numbers, found {type(value).__name__}")
         return float(found) if found.ndim == 0 else found.astype(np.float64).tolist()
 
 
-def arrays(predictions: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[NDArray[Any], NDArray[Any]]:
+def arrays(
+    predictions: Sequence[Tensor], targets: Sequence[Tensor], form: Form | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Targets and predictions of all samples, in the form that scores compare.
 
     Args:
         predictions: (B,), (B, 1) or (B, C) for each batch.
         targets: (B,) or (B, 1); for regression also (B, C).
+        form: of the predictions; None: values for targets with a point, else classes.
 
     Returns:
-        (B,) classes each, for integer targets; else both in the shape of the targets.
+        values: both in the shape of the targets, float64.
+        classes: (S,) labels, and the largest of several outputs, or whether a single one is at least 0.
+        scores: (S,) labels, and the output, or the second less the first of two; (S, C) probabilities of more.
+        probabilities: (S,) labels, and (S,) probabilities of the second class, or (S, C) those of more; outputs are logits.
 
     Raises:
-        ConfigError: for shapes that do not belong together.
+        ConfigError: for shapes that do not belong together, and labels that are no whole numbers, or not 0 and 1 where there is
+            a single output.
     """
     found, true = torch.cat(list(predictions)), torch.cat(list(targets))
-    if true.is_floating_point():
+    if form == "values" or (form is None and true.is_floating_point()):
         if found.numel() != true.numel():
-            raise ConfigError(f"evaluator_tasks: outputs {tuple(found.shape)} do not fit the targets {tuple(true.shape)}")
-        return true.numpy(), found.reshape(true.shape).to(true.dtype).numpy()
+            raise ConfigError(f"outputs {tuple(found.shape)} do not fit the targets {tuple(true.shape)}")
+        return true.double().numpy(), found.reshape(true.shape).double().numpy()
     if len(found) != true.numel():
-        raise ConfigError(f"evaluator_tasks: outputs {tuple(found.shape)} do not fit the labels {tuple(true.shape)}")
-    scores = found.reshape(len(found), -1)
-    classes = scores.argmax(dim=1) if scores.shape[1] > 1 else (scores[:, 0] >= 0).long()
-    return true.flatten().long().numpy(), classes.numpy()
+        raise ConfigError(f"outputs {tuple(found.shape)} do not fit the labels {tuple(true.shape)}")
+    labels, outputs = _labels(true), found.double().reshape(len(found), -1)
+    single = outputs.shape[1] == 1
+    if single and not ((labels == 0) | (labels == 1)).all():
+        other = labels[(labels != 0) & (labels != 1)][0]
+        raise ConfigError(f"with a single output the labels must be 0 and 1, found {other}; numbers have the scores mae, mse, r2")
+    if form in (None, "classes"):
+        return labels.numpy(), ((outputs[:, 0] >= 0).long() if single else outputs.argmax(dim=1)).numpy()
+    if outputs.shape[1] > 2:
+        return labels.numpy(), outputs.softmax(dim=1).numpy()
+    logit = outputs[:, 0] if single else outputs[:, 1] - outputs[:, 0]
+    return labels.numpy(), (logit.sigmoid() if form == "probabilities" else logit).numpy()
+
+
+def _labels(targets: Tensor) -> Tensor:
+    """(S,) int64, also of whole numbers with a point, as losses of single outputs take them."""
+    flat = targets.flatten()
+    if flat.is_floating_point() and not (flat == flat.round()).all():
+        raise ConfigError(f"needs labels, whole numbers, found {flat[flat != flat.round()][0]:g} among the targets")
+    return flat.long()
+
+
+def _aligned(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1) as (B,) and the reverse, where the target is so; labels (B, 1) as (B,)."""
+    if prediction.numel() == target.numel():
+        return prediction.reshape(target.shape), target
+    return prediction, target.flatten() if len(prediction) == target.numel() else target
+
+
+def _form(function: Any) -> Form | None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if any(function is score for score in OF_CLASSES):
+        return "classes"
+    if any(function is score for score in OF_VALUES):
+        return "values"
+    return _MODULES.get(getattr(function, "__module__", None) or "")
 
 
 def _built(task: EvaluatorTask) -> tuple[Any, list[Any], dict[str, Any]]:
@@ -170,20 +258,34 @@ def _built(task: EvaluatorTask) -> tuple[Any, list[Any], dict[str, Any]]:
         if monitor not in SCORES:
             raise ConfigError(f"evaluator_tasks.monitor={monitor}: unknown score{nearest(monitor, SCORES)}")
         if args or kwargs:
-            raise ConfigError(f"evaluator_tasks.kwargs: {task.name}: the score {monitor} takes no arguments")
+            raise ConfigError(f"the score {monitor} takes no arguments")
         monitor = SCORES[monitor]
     if inspect.isclass(monitor):
-        return monitor(*args, **kwargs), [], {}
-    if not callable(monitor) and not hasattr(monitor, "compute"):
-        raise ConfigError(f"evaluator_tasks.monitor: {task.name}: must be a function or a metric, found {type(monitor).__name__}")
+        monitor, args, kwargs = monitor(*args, **kwargs), [], {}
+    if not callable(monitor) and not _is_metric(monitor):
+        raise ConfigError(f"must be a function or a metric, found {type(monitor).__name__}")
     return monitor, args, kwargs
 
 
+def _is_metric(thing: Any) -> bool:
+    return all(callable(getattr(thing, part, None)) for part in ("update", "compute", "reset"))
+
+
 def _parameters(target: Any) -> list[str]:
-    """Names of the parameters; none for what does not tell."""
-    while isinstance(target, functools.partial):
-        target = target.func
+    """Names of the parameters that can be given by name; none for what does not tell."""
     try:
-        return list(inspect.signature(target).parameters)
+        found = inspect.signature(target).parameters.values()
     except (TypeError, ValueError):
         return []
+    return [one.name for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def _by_name(args: Sequence[Any], kwargs: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """All arguments by their names."""
+    if len(args) > len(names):
+        raise ConfigError(f"takes at most {len(names)} arguments beside the data, found {len(args)}")
+    named = dict(zip(names, args, strict=False))
+    twice = next((name for name in named if name in kwargs), None)
+    if twice is not None:
+        raise ConfigError(f"{twice} stands in args and in kwargs")
+    return {**named, **kwargs}

@@ -59,6 +59,8 @@ def r2(y_true: Array, y_pred: Array) -> float:
     return float(np.mean(1 - ratios))
 
 
-SCORES: dict[str, Callable[[Array, Array], float]] = {
-    function.__name__: function for function in (accuracy, f1, f1_weighted, mae, mse, r2)
-}
+Score = Callable[[Array, Array], float]
+
+OF_CLASSES: tuple[Score, ...] = (accuracy, f1, f1_weighted)
+OF_VALUES: tuple[Score, ...] = (mae, mse, r2)
+SCORES: dict[str, Score] = {function.__name__: function for function in (*OF_CLASSES, *OF_VALUES)}

@@ -113,6 +113,59 @@ def test_paths() -> None:
             parse_path(text)
 
 
+def aliases(first: str, levels: int, line: str) -> str:
+    """Lines of which each holds the one before ten times."""
+    more = [line.format(name=f"a{number}", ten=", ".join([f"*a{number - 1}"] * 10)) for number in range(1, levels)]
+    return "\n".join([f"a0: &a0 {first}", *more])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            aliases("[1, 2]", 12, "{name}: &{name} [{ten}]"),
+            r"has more than 100000 parts, with all aliases \(\*name\) written out",
+        ),
+        (aliases("!sweep {values: [1]}", 12, "{name}: &{name} [{ten}]"), "has more than 100000 parts"),
+        (aliases("[1]", 12, "{name}: &{name} [{ten}]") + "\nb: !sweep {values: [*a11]}", "has more than 100000 parts"),
+        (aliases("{k: 1}", 12, "{name}: &{name} {{<<: [{ten}]}}"), "has more than 100000 keys, with all << written out"),
+        (aliases("[1]", 12, "{name}: &{name} [{ten}]") + "\nb: !sweep {values: {c: *a11}}", "must be a list"),
+        (aliases("[1]", 12, "{name}: &{name} [{ten}]") + "\nb: !range {start: *a11, stop: 2}", "must be a number"),
+        (aliases("[1]", 12, "{name}: &{name} [{ten}]") + "\nb: !reference {target: *a11}", "must be a path"),
+    ],
+)
+def test_aliases_of_aliases_end(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said) as raised:
+        load_yaml(tmp_path / "config.yaml")
+    assert len(str(raised.value)) < 500
+    (tmp_path / "few.yaml").write_text(aliases("[1, 2]", 4, "{name}: &{name} [{ten}]"))
+    assert len(load_yaml(tmp_path / "few.yaml")["a3"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("!range {start: 0, stop: 1000000000000}", "has 1000000000001 values, at most 1000000"),
+        ("!range {start: 0, stop: 1000000}", "has 1000001 values"),
+        ("!range {start: 0.0, stop: 1.0, step: 1e-300}", "values, at most 1000000"),
+        ("!range {start: 0, stop: 1e30}", "between -2\\^63 and 2\\^63"),
+        ("!random_uniform {start: 0, stop: .inf, log: false}", "between -2\\^63 and 2\\^63"),
+        ("!random_uniform {start: 0, stop: 1, log: false, size: 1000000000000}", "a size of 1 to 1000000"),
+    ],
+)
+def test_ranges_have_an_end(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        yaml.load(f"a: {text}", ConfigLoader)
+
+
+def test_ranges_may_be_long_and_products_too_long() -> None:
+    assert len(range_inclusive(1, 1_000_000, 1)) == 1_000_000
+    tree = {f"a{number}": {"type": "sweep", "values": list(range(10))} for number in range(12)}
+    with pytest.raises(ConfigError, match="its 12 sweeps make 1000000000000 runs; at most 100000"):
+        ConfigHandler(tree)
+
+
 SPACE = """
 optimizer: !sweep {values: [!pyobject torch.optim.Adam, !pyobject torch.optim.SGD]}
 momentum: !coupled-sweep {target: optimizer, values: [null, 0.9]}

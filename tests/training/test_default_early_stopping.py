@@ -72,6 +72,11 @@ def test_exactly_delta_is_not_better() -> None:
     assert stopping.found_better_model
 
 
+def test_anything_is_better_than_infinity() -> None:
+    stopping = DefaultEarlyStopping({0: task(init_best_score=math.inf)}, 1)
+    assert verdicts(stopping, loss=[1e300, 1e300]) == [False, True]
+
+
 def test_nan_is_never_better() -> None:
     assert stops_at(DefaultEarlyStopping({0: task(), 1: task(mode="max")}, 2), loss=[math.nan] * 3) == 2
 
@@ -136,6 +141,43 @@ def test_the_state_goes_through_a_file_and_continues() -> None:
     assert second.state_dict() == whole.state_dict()
 
 
+def test_a_state_leaves_the_settings_as_they_are() -> None:
+    """Of a patience of 4, three evaluations were used; 1 is left of it, 3 of a patience of 6, and of 2 none."""
+    first = DefaultEarlyStopping({0: task(delta=1.0)}, 4, "all")
+    verdicts(first, loss=[50.0, 50.0, 50.0, 50.0])
+    for patience, calls in ((4, 1), (6, 3), (2, 1)):
+        other = DefaultEarlyStopping({"0": task(delta=2.0)}, patience, "any")
+        other.load_state_dict(first.state_dict())
+        assert (other.mode, other.patience, other.tasks["0"]["delta"]) == ("any", patience, 2.0)
+        assert other.tasks["0"]["best_score"] == 50.0
+        assert stops_at(other, loss=[50.0] * 5) == calls
+    other.load_state_dict(first.state_dict())
+    assert not other({"loss": [10.0]}) and other.current_patience == 2, "a better model gives the new patience"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tasks": {}}, "the state is of the tasks none, and there are 0, f1"),
+        (
+            {"tasks": {"0": {"current_grace_period": 0, "best_score": 1.0, "found_better": True}}},
+            "of the tasks 0, and there are 0, f1",
+        ),
+        ({"tasks": {"0": {}, "f1": {}}}, "not a state"),
+        ({"tasks": None}, "not a state"),
+        ({"current_patience": None}, "not a state"),
+    ],
+)
+def test_states_of_something_else_are_refused(change: dict[str, Any], said: str) -> None:
+    stopping = DefaultEarlyStopping({0: task(), "f1": task("f1")}, 2)
+    before = stopping.state_dict()
+    with pytest.raises(ConfigError, match=said):
+        stopping.load_state_dict({**before, **change})
+    with pytest.raises(ConfigError, match="not a state"):
+        stopping.load_state_dict({})
+    assert stopping.state_dict() == before
+
+
 @pytest.mark.parametrize("empty", [MetricTable(["loss"]), MetricTable(), pandas.DataFrame(), {"loss": []}])
 def test_an_empty_table_is_refused(empty: Any) -> None:
     with pytest.raises(ValueError, match="empty data"):
@@ -160,6 +202,8 @@ def test_a_metric_must_be_a_column_of_numbers() -> None:
         ({"tasks": {0: task(grace=1)}}, "grace: unknown setting; did you mean 'grace_period'"),
         ({"tasks": {0: task(mode="minimum")}}, "mode=minimum: must be 'min' or 'max'"),
         ({"tasks": {}}, "tasks"),
+        ({"tasks": {0: task(init_best_score=math.nan)}}, "init_best_score=nan: must be a number, or .inf"),
+        ({"tasks": {0: task(), "0": task()}}, "the number 0 and the text '0' are one name"),
         ({"patience": -1}, "patience=-1"),
         ({"mode": "most"}, "mode=most"),
         ({"mood": "any"}, "mood: unknown setting"),

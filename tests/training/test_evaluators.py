@@ -119,6 +119,27 @@ def test_rows_go_through_a_state() -> None:
     assert second.data.rows == first.data.rows[:1]
 
 
+def test_no_task_has_the_name_of_the_loss() -> None:
+    with pytest.raises(ConfigError, match=r"evaluator_tasks\.name=loss: is what loss_avg is called among the metrics of a run"):
+        Evaluator("cpu", mean_of_x, [{"name": "loss", "monitor": "mae"}])
+
+
+class Sum(nn.Module):
+    """A model of graphs, as far as its inputs go."""
+
+    def forward(self, x: Tensor, edge_index: float = 0.0, batch: float = 0.0) -> Tensor:
+        return x.mean() + edge_index + batch
+
+
+def test_a_model_of_graphs_gets_three_inputs_unless_something_else_is_set() -> None:
+    evaluator = Evaluator("cpu", lambda outputs, data: outputs)
+    assert evaluator.apply_model is None, "a trainer may fill it in"
+    batches = [Graphs(x=torch.ones(2), edge_index=20.0, batch=300.0)]
+    evaluator.evaluate(Sum(), batches)
+    evaluator.apply_model = apply
+    assert evaluator.evaluate(Sum(), batches)["loss_avg"].tolist() == [321.0, 1.0]
+
+
 # --- forms of monitors ---------------------------------------------------------------------------------------------------
 
 
