@@ -24,7 +24,7 @@ from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
 from qsr.runs import replacing_directory
-from qsr.training.random import derived_seed, generator_for, seed_global
+from qsr.training.random import derived_seed, forked_generators, generator_for, seed_global
 
 logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def _prepare_all(source: _Source, folder: Path) -> int:
     starts = range(0, len(source), source.chunksize)
     workers = min(source.n_processes, len(starts))
     if workers < 2:
-        with torch.random.fork_rng(devices=[]):
+        with forked_generators():
             return sum(_prepare_chunk(source, folder, first) for first in starts)
     try:
         pickle.dumps(source)  # functions go by their names, nothing else does

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 
 from qsr.graph.building import built_evaluator, built_network, built_stopper, run_settings
@@ -30,7 +29,7 @@ from qsr.training.fitting import placed, stage_of
 from qsr.training.logs import logged
 from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
-from qsr.training.random import derived_seed
+from qsr.training.random import derived_seed, forked_generators
 from qsr.training.supervised import LoaderSource
 
 logger = logging.getLogger(__name__)
@@ -147,8 +146,7 @@ class Trainer:
 
     def initialize_model(self) -> nn.Module:
         """Make the model anew, with the first weights of the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(self.seed, "init"))
+        with forked_generators(seed=derived_seed(self.seed, "init")):
             network = built_network(self._config.model)
         learner = GraphLearner(self.settings.model, network, as_criterion(self.criterion, self), self.apply_model or apply_model)
         placed(learner, self.settings)
@@ -298,7 +296,7 @@ class Trainer:
             if weights == "best" and self._best.weights is not None:
                 self._learner.load_state_dict(self._best.weights)
             with (
-                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []),
+                forked_generators([self.device] if self.device.type == "cuda" else []),
                 logged(self.directory, self._config.log_level),
             ):
                 table = self.tester.test(self.model, LoaderSource(test_loader, self.seed).seeded(0))
