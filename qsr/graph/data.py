@@ -266,28 +266,26 @@ def check_graph(graph: Any, where: str) -> None:
     """Whether this is a graph that a network can take.
 
     Raises:
-        ConfigError: for anything but torch_geometric's `Data`, edges between nodes that are not there, features and weights of
-            other lengths than nodes and edges, and numbers that are not finite.
+        ConfigError: for anything but torch_geometric's `Data`, graphs without nodes, edges between nodes that are not there,
+            features and weights of other lengths than nodes and edges, and numbers that are not finite.
     """
     from torch_geometric.data import Data
 
     if not isinstance(graph, Data):
         raise ConfigError(f"{where}: expected torch_geometric.data.Data, found {type(graph).__name__}")
     x, edges, nodes = graph.x, graph.edge_index, graph.num_nodes
+    if not nodes:  # a batch that ends with such a graph would have fewer graphs
+        raise ConfigError(f"{where}: has no nodes; leave such graphs out, data.pre_filter can")
     if x is not None and len(x) != nodes:
         raise ConfigError(f"{where}: x has {len(x)} rows for {nodes} nodes")
     if edges is not None:
         if edges.dim() != 2 or len(edges) != 2 or edges.is_floating_point():
             raise ConfigError(f"{where}: edge_index must be (2, E) integers, found {tuple(edges.shape)} {edges.dtype}")
         if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-            raise ConfigError(f"{where}: edge_index names node {int(edges.max())}, and there are {nodes} nodes")
+            wrong = int(edges.min()) if edges.min() < 0 else int(edges.max())
+            raise ConfigError(f"{where}: edge_index names node {wrong}, and there are {nodes} nodes")
         if graph.edge_attr is not None and len(graph.edge_attr) != edges.shape[1]:
             raise ConfigError(f"{where}: edge_attr has {len(graph.edge_attr)} rows for {edges.shape[1]} edges")
     for name, value in graph.to_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             raise ConfigError(f"{where}: {name} has a value that is not finite")
-
-
-def dataset_from(settings: GraphDataHparams | Mapping[str, Any], seed: int = 0) -> GraphDataset:
-    """The graphs of a section `data`, see `GraphDataset`."""
-    return GraphDataset(settings, seed)
