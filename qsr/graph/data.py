@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,18 +18,19 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from qsr.graph.cache import SCHEMA, Chunks, describe_callable, is_current, write_chunk, write_meta
+from qsr.graph.cache import SCHEMA, Chunks, folder_of, is_current, write_chunk, write_meta
 from qsr.graph.constructor import Constructor, function_from
+from qsr.graph.fingerprint import digest
 from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
 from qsr.runs import replacing_directory
+from qsr.runs.files import reason
 from qsr.training.random import derived_seed, forked_generators, generator_for, seed_global
 
 logger = logging.getLogger(__name__)
 
-PROCESSED = "processed"
 _CALLABLES = ("reader", "pre_transform", "pre_filter", "transform")
 
 
@@ -89,8 +91,9 @@ class GraphDataHparams(Hparams):
 class GraphDataset(Dataset[Any]):
     """The graphs (torch_geometric's `Data`) of some files, in their order or shuffled; all of them, or a subset.
 
-    With a pre_filter or a pre_transform they are prepared at once and kept in `<output>/processed`, until the files or the
-    functions change; else a sample is read whenever it is asked for.
+    With a pre_filter or a pre_transform they are prepared at once and kept in `<output>/processed`, in a folder for each set of
+    files, settings and functions with all that these use. Folders that are out of date stay, until someone deletes them. Without
+    such functions a sample is read whenever it is asked for.
 
     Args:
         settings: of the section `data`.
@@ -136,16 +139,19 @@ class GraphDataset(Dataset[Any]):
 
     def _prepared(self) -> Chunks:
         settings, source = self.settings, self.source
-        folder = Path(str(settings.output)) / PROCESSED
         fingerprint = source.fingerprint()
+        folder = folder_of(str(settings.output), fingerprint)
         if not is_current(folder, fingerprint):
             logger.info("preparing %d samples in %s", len(source), folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"data.output={settings.output}: {reason(error)}; expected a folder, or none yet") from None
             with replacing_directory(folder) as temporary:
                 kept = _prepare_all(source, temporary)
                 write_meta(temporary, fingerprint)
             logger.info("%d graphs kept", kept)
-        return Chunks(folder)
+        return Chunks(folder, fingerprint)
 
 
 class _Source:
@@ -200,6 +206,7 @@ class _Source:
         return graph
 
     def has_column(self, name: str) -> bool:
+        """As that of the data set."""
         return all(find_column(arrays_of(self.stores[number]), name) is not None for number in range(len(self.ends)))
 
     def column(self, name: str) -> NDArray[Any]:
@@ -213,7 +220,7 @@ class _Source:
         return {
             "schema": SCHEMA,
             "files": [[str(Path(file).resolve()), [list(stamp) for stamp in stamps(file)]] for file in self.stores.files],
-            "functions": [describe_callable(function) for function in (self.reader, *self.functions.values())],
+            "functions": {name: digest(function, name) for name, function in {"reader": self.reader, **self.functions}.items()},
             "dtypes": [str(dtype) for dtype in self.dtypes],
             "chunksize": self.chunksize,
             "validate": self.validate,
@@ -246,12 +253,27 @@ def _prepare_all(source: _Source, folder: Path) -> int:
             "at the top of a module, or prepare with n_processes=1"
         ) from None
     # Spawned: a fork would inherit the threads of torch and the open files.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        return sum(pool.map(_prepare_chunk, *zip(*((source, folder, first) for first in starts), strict=True)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (source, folder)) as pool:
+        try:
+            return sum(pool.map(_prepare_in_worker, starts))
+        except BrokenProcessPool:
+            raise ConfigError(
+                f"data.n_processes={source.n_processes}: a process ended before its work was done; what a script runs must stand "
+                'under `if __name__ == "__main__":`, its functions in a file, and the graphs must fit in memory; n_processes=1 '
+                "needs no other process"
+            ) from None
 
 
-def _one_thread() -> None:
+_worker: dict[str, Any] = {}  # what a process that was started to prepare graphs works on
+
+
+def _begin_worker(source: _Source, folder: Path) -> None:
     torch.set_num_threads(1)
+    _worker.update(source=source, folder=folder)
+
+
+def _prepare_in_worker(first: int) -> int:
+    return _prepare_chunk(_worker["source"], _worker["folder"], first)
 
 
 def _prepare_chunk(source: _Source, folder: Path, first: int) -> int:

@@ -80,7 +80,7 @@ def test_one_process_and_two_prepare_identical_graphs(file: Path, tmp_path: Path
     )
     assert same(one, two) and 0 < len(one) < 60
     assert np.array_equal(one.column("state_id"), two.column("state_id"))
-    written = [sorted((tmp_path / name / "processed").glob("chunk-*")) for name in "12"]
+    written = [sorted((tmp_path / name / "processed").glob("*/chunk-*")) for name in "12"]
     assert len(written[0]) == 9
     assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
     plain = GraphDataset({"files": [str(file)]})
@@ -118,30 +118,32 @@ def test_the_cache_is_used_until_something_changes(file: Path, tmp_path: Path, c
 
     assert prepared() and not prepared()
     assert prepared(pre_transform=with_density) and not prepared(pre_transform=with_density)
+    assert not prepared(), "several stand beside each other"
     assert prepared(reader=SnapshotReader(cutoff=1.0)) and prepared(reader=SnapshotReader(cutoff=2.0))
-    assert prepared(float_type="float64") and prepared() and not prepared()
+    assert prepared(float_type="float64") and not prepared()
+    folders = set((tmp_path / "out" / "processed").iterdir())
     os.utime(own, ns=(1, 1))
     assert prepared() and not prepared()
-    chunk = next((tmp_path / "out" / "processed").glob("chunk-*"))
-    chunk.unlink()
-    assert prepared()
-    (tmp_path / "out" / "processed" / "meta.json").write_text("{}")
+    (folder,) = set((tmp_path / "out" / "processed").iterdir()) - folders
+    next(folder.glob("chunk-*")).unlink()
+    assert prepared() and not prepared()
+    (folder / "meta.json").write_text("{}")
     assert prepared() and not prepared()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["processed"]
+    assert set((tmp_path / "out" / "processed").iterdir()) == {*folders, folder}
 
 
 def failing(graph: Data) -> Data:
     raise ZeroDivisionError
 
 
-def test_a_failed_preparation_leaves_the_old_cache(file: Path, tmp_path: Path) -> None:
+def test_a_failed_preparation_leaves_nothing_and_others_alone(file: Path, tmp_path: Path) -> None:
     settings = {"files": [str(file)], "output": str(tmp_path / "out")}
     GraphDataset({**settings, "pre_transform": doubled})
-    before = (tmp_path / "out" / "processed" / "meta.json").read_bytes()
+    before = sorted((tmp_path / "out").rglob("*"))
     with pytest.raises(ZeroDivisionError):
         GraphDataset({**settings, "pre_transform": failing})
-    assert (tmp_path / "out" / "processed" / "meta.json").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["processed"]
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_transform_acts_on_every_access_and_is_not_kept(file: Path) -> None:
