@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,14 @@ from qsr.hparams.base import ConfigError
 
 SCHEMA = "qsr-graphs/1"
 META_FILE = "meta.json"
+PROCESSED = "processed"
 _PLAIN = (bool, int, float, str)
+
+
+def folder_of(output: str | Path, fingerprint: Mapping[str, Any]) -> Path:
+    """Where graphs with this fingerprint are kept: others have folders of their own beside it, old ones, too."""
+    whole = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
+    return Path(output) / PROCESSED / whole[:16]
 
 
 def write_chunk(path: Path, graphs: Sequence[Any], index: Sequence[int]) -> None:
@@ -49,10 +54,14 @@ def write_chunk(path: Path, graphs: Sequence[Any], index: Sequence[int]) -> None
 
 
 class Chunks:
-    """The graphs of a cache, read one by one."""
+    """The graphs of a cache, read one by one.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        fingerprint: what they are made of; it is compared with what the folder says in every process that reads them.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any]) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
         self.files = sorted(folder.glob("chunk-*.safetensors"))
         self._opened: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
         numbers = [self._chunk(chunk)[0].get_tensor("index").numpy() for chunk in range(len(self.files))]
@@ -76,6 +85,8 @@ class Chunks:
         return {**self.__dict__, "_opened": {}}
 
     def _chunk(self, number: int) -> tuple[Any, list[dict[str, Any]]]:
+        if not self._opened and not is_current(self.folder, self.fingerprint):
+            raise ConfigError(f"data.output: {self.folder} holds other graphs than when the data set was made; make it anew")
         if number not in self._opened:
             file = safe_open(self.files[number], framework="pt")
             self._opened[number] = file, json.loads(file.metadata()["graphs"])
@@ -96,21 +107,3 @@ def write_meta(folder: Path, fingerprint: Mapping[str, Any]) -> None:
     """Record that a cache is whole, and what it was made of."""
     meta = {"complete": True, "chunks": len(list(folder.glob("chunk-*.safetensors"))), **fingerprint}
     (folder / META_FILE).write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-def describe_callable(function: Any) -> Any:
-    """What tells a function from a changed one: its name, its source, and what it is bound to."""
-    if function is None:
-        return None
-    if isinstance(function, functools.partial):
-        bound = [repr(function.args), repr(sorted(function.keywords.items()))]
-        return [describe_callable(function.func), *bound]
-    named = function if hasattr(function, "__qualname__") else type(function)
-    try:
-        source = hashlib.sha256(inspect.getsource(named).encode()).hexdigest()
-    except (OSError, TypeError):  # built in, or typed into an interpreter
-        source = ""
-    cells = [repr(cell.cell_contents) for cell in getattr(function, "__closure__", None) or ()]
-    state = repr(sorted(vars(function).items())) if named is not function else ""
-    owner = repr(getattr(function, "__self__", None)) if inspect.ismethod(function) else ""
-    return [f"{named.__module__}.{named.__qualname__}", source, cells, state + owner]

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,18 +18,19 @@ from pydantic import ValidationInfo, field_validator, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from qsr.graph.cache import SCHEMA, Chunks, describe_callable, is_current, write_chunk, write_meta
+from qsr.graph.cache import SCHEMA, Chunks, folder_of, is_current, write_chunk, write_meta
 from qsr.graph.constructor import Constructor, function_from
+from qsr.graph.fingerprint import digest
 from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
 from qsr.runs import replacing_directory
-from qsr.training.random import derived_seed, generator_for, seed_global
+from qsr.runs.files import reason
+from qsr.training.random import derived_seed, forked_generators, generator_for, seed_global
 
 logger = logging.getLogger(__name__)
 
-PROCESSED = "processed"
 _CALLABLES = ("reader", "pre_transform", "pre_filter", "transform")
 
 
@@ -89,8 +91,9 @@ class GraphDataHparams(Hparams):
 class GraphDataset(Dataset[Any]):
     """The graphs (torch_geometric's `Data`) of some files, in their order or shuffled; all of them, or a subset.
 
-    With a pre_filter or a pre_transform they are prepared at once and kept in `<output>/processed`, until the files or the
-    functions change; else a sample is read whenever it is asked for.
+    With a pre_filter or a pre_transform they are prepared at once and kept in `<output>/processed`, in a folder for each set of
+    files, settings and functions with all that these use. Folders that are out of date stay, until someone deletes them. Without
+    such functions a sample is read whenever it is asked for.
 
     Args:
         settings: of the section `data`.
@@ -136,16 +139,19 @@ class GraphDataset(Dataset[Any]):
 
     def _prepared(self) -> Chunks:
         settings, source = self.settings, self.source
-        folder = Path(str(settings.output)) / PROCESSED
         fingerprint = source.fingerprint()
+        folder = folder_of(str(settings.output), fingerprint)
         if not is_current(folder, fingerprint):
             logger.info("preparing %d samples in %s", len(source), folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"data.output={settings.output}: {reason(error)}; expected a folder, or none yet") from None
             with replacing_directory(folder) as temporary:
                 kept = _prepare_all(source, temporary)
                 write_meta(temporary, fingerprint)
             logger.info("%d graphs kept", kept)
-        return Chunks(folder)
+        return Chunks(folder, fingerprint)
 
 
 class _Source:
@@ -200,6 +206,7 @@ class _Source:
         return graph
 
     def has_column(self, name: str) -> bool:
+        """As that of the data set."""
         return all(find_column(arrays_of(self.stores[number]), name) is not None for number in range(len(self.ends)))
 
     def column(self, name: str) -> NDArray[Any]:
@@ -213,7 +220,7 @@ class _Source:
         return {
             "schema": SCHEMA,
             "files": [[str(Path(file).resolve()), [list(stamp) for stamp in stamps(file)]] for file in self.stores.files],
-            "functions": [describe_callable(function) for function in (self.reader, *self.functions.values())],
+            "functions": {name: digest(function, name) for name, function in {"reader": self.reader, **self.functions}.items()},
             "dtypes": [str(dtype) for dtype in self.dtypes],
             "chunksize": self.chunksize,
             "validate": self.validate,
@@ -236,7 +243,7 @@ def _prepare_all(source: _Source, folder: Path) -> int:
     starts = range(0, len(source), source.chunksize)
     workers = min(source.n_processes, len(starts))
     if workers < 2:
-        with torch.random.fork_rng(devices=[]):
+        with forked_generators():
             return sum(_prepare_chunk(source, folder, first) for first in starts)
     try:
         pickle.dumps(source)  # functions go by their names, nothing else does
@@ -246,12 +253,27 @@ def _prepare_all(source: _Source, folder: Path) -> int:
             "at the top of a module, or prepare with n_processes=1"
         ) from None
     # Spawned: a fork would inherit the threads of torch and the open files.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
-        return sum(pool.map(_prepare_chunk, *zip(*((source, folder, first) for first in starts), strict=True)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (source, folder)) as pool:
+        try:
+            return sum(pool.map(_prepare_in_worker, starts))
+        except BrokenProcessPool:
+            raise ConfigError(
+                f"data.n_processes={source.n_processes}: a process ended before its work was done; what a script runs must stand "
+                'under `if __name__ == "__main__":`, its functions in a file, and the graphs must fit in memory; n_processes=1 '
+                "needs no other process"
+            ) from None
 
 
-def _one_thread() -> None:
+_worker: dict[str, Any] = {}  # what a process that was started to prepare graphs works on
+
+
+def _begin_worker(source: _Source, folder: Path) -> None:
     torch.set_num_threads(1)
+    _worker.update(source=source, folder=folder)
+
+
+def _prepare_in_worker(first: int) -> int:
+    return _prepare_chunk(_worker["source"], _worker["folder"], first)
 
 
 def _prepare_chunk(source: _Source, folder: Path, first: int) -> int:
@@ -266,28 +288,26 @@ def check_graph(graph: Any, where: str) -> None:
     """Whether this is a graph that a network can take.
 
     Raises:
-        ConfigError: for anything but torch_geometric's `Data`, edges between nodes that are not there, features and weights of
-            other lengths than nodes and edges, and numbers that are not finite.
+        ConfigError: for anything but torch_geometric's `Data`, graphs without nodes, edges between nodes that are not there,
+            features and weights of other lengths than nodes and edges, and numbers that are not finite.
     """
     from torch_geometric.data import Data
 
     if not isinstance(graph, Data):
         raise ConfigError(f"{where}: expected torch_geometric.data.Data, found {type(graph).__name__}")
     x, edges, nodes = graph.x, graph.edge_index, graph.num_nodes
+    if not nodes:  # a batch that ends with such a graph would have fewer graphs
+        raise ConfigError(f"{where}: has no nodes; leave such graphs out, data.pre_filter can")
     if x is not None and len(x) != nodes:
         raise ConfigError(f"{where}: x has {len(x)} rows for {nodes} nodes")
     if edges is not None:
         if edges.dim() != 2 or len(edges) != 2 or edges.is_floating_point():
             raise ConfigError(f"{where}: edge_index must be (2, E) integers, found {tuple(edges.shape)} {edges.dtype}")
         if edges.numel() and not 0 <= int(edges.min()) <= int(edges.max()) < nodes:
-            raise ConfigError(f"{where}: edge_index names node {int(edges.max())}, and there are {nodes} nodes")
+            wrong = int(edges.min()) if edges.min() < 0 else int(edges.max())
+            raise ConfigError(f"{where}: edge_index names node {wrong}, and there are {nodes} nodes")
         if graph.edge_attr is not None and len(graph.edge_attr) != edges.shape[1]:
             raise ConfigError(f"{where}: edge_attr has {len(graph.edge_attr)} rows for {edges.shape[1]} edges")
     for name, value in graph.to_dict().items():
         if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
             raise ConfigError(f"{where}: {name} has a value that is not finite")
-
-
-def dataset_from(settings: GraphDataHparams | Mapping[str, Any], seed: int = 0) -> GraphDataset:
-    """The graphs of a section `data`, see `GraphDataset`."""
-    return GraphDataset(settings, seed)

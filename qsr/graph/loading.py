@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler, Subset
 
 from qsr.graph.config import GraphConfig, GraphLoaderHparams
-from qsr.graph.data import GraphDataset, dataset_from
+from qsr.graph.data import GraphDataset
 from qsr.graph.splits import split_indices
 from qsr.hparams import ConfigError
 from qsr.training.random import derived_seed, generator_for, seed_global
@@ -57,10 +57,10 @@ def configured_parts(config: GraphConfig) -> Parts:
         own = [config.training.data, config.validation.data, config.testing.data]
         if any(data is None for data in own):
             raise ConfigError("data: missing; describe the data in the configuration, or pass a dataset")
-        train, validation, test = (dataset_from(data, seed) for data in own if data is not None)
+        train, validation, test = (GraphDataset(data, seed) for data in own if data is not None)
         return Parts(train, validation, test)
-    shared = split_dataset(dataset_from(config.data, seed), config.data.split, seed, config.data.split_by)
-    return Parts(*shared, *(() if config.testing.data is None else (dataset_from(config.testing.data, seed),)))
+    shared = split_dataset(GraphDataset(config.data, seed), config.data.split, seed, config.data.split_by)
+    return Parts(*shared, *(() if config.testing.data is None else (GraphDataset(config.testing.data, seed),)))
 
 
 def split_dataset(dataset: Any, split: Sequence[float], seed: int, split_by: str | None = None) -> list[Subset[Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qsr.graph.learner import GraphLearner
 from qsr.hparams import ConfigError
+from qsr.training.random import forked_generators
 from qsr.training.supervised import LoaderSource, moved
 from qsr.training.trainer import cuda_devices
 
@@ -47,7 +48,7 @@ def check_first_batch(learner: GraphLearner, source: LoaderSource) -> None:
     Raises:
         ConfigError: if that fails, with what torch says of it.
     """
-    with torch.random.fork_rng(cuda_devices(learner)), torch.no_grad():
+    with forked_generators(cuda_devices(learner)), torch.no_grad():
         batch = moved(next(iter(source.seeded(0))), learner)
         learner.eval()
         try:

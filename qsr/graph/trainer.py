@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -36,7 +35,7 @@ from qsr.training.fitting import placed, stage_of
 from qsr.training.logs import logged
 from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
-from qsr.training.random import derived_seed
+from qsr.training.random import derived_seed, forked_generators
 from qsr.training.supervised import LoaderSource
 from qsr.training.trainer import cuda_devices
 
@@ -153,8 +152,7 @@ class Trainer:
 
     def initialize_model(self) -> nn.Module:
         """Make the model anew, with the first weights of the seed, and with it what trains it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derived_seed(self.seed, "init"))
+        with forked_generators(seed=derived_seed(self.seed, "init")):
             network = built_network(self._config.model)
         learner = GraphLearner(self.settings.model, network, as_criterion(self.criterion, self), self.apply_model or apply_model)
         placed(learner, self.settings)
@@ -319,7 +317,7 @@ class Trainer:
         try:
             if which == "best" and self._best.weights is not None:
                 self._learner.load_state_dict(self._best.weights)
-            with torch.random.fork_rng(cuda_devices(self.model)):
+            with forked_generators(cuda_devices(self.model)):
                 yield
         finally:
             self._learner.load_state_dict(kept)

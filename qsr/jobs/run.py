@@ -29,7 +29,7 @@ from qsr.training import (
 from qsr.training.device import find_device
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.logs import logged
-from qsr.training.random import derived_seed
+from qsr.training.random import derived_seed, forked_generators
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +87,8 @@ def build_model(settings: RunSettings) -> Sampler:
         ConfigError: for a device that this machine does not have.
     """
     device = find_device(settings.train.device)
-    with torch.random.fork_rng(devices=[]):
-        # Only the CPU's generator: weights are drawn there, and do not depend on where the run computes.
-        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
+    # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
+    with forked_generators(seed=derived_seed(settings.train.seed, "init")):
         model: Sampler = settings.model.build(settings.hamiltonian.lattice())
     return model.to(device, getattr(torch, settings.train.number_format))
 

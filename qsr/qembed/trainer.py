@@ -27,6 +27,7 @@ from qsr.training.callbacks import ProgressBar
 from qsr.training.device import KEEP, device_of
 from qsr.training.fitting import stage_of
 from qsr.training.protocols import Callback
+from qsr.training.random import forked_generators
 from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
 from qsr.training.trainer import Trainer, cuda_devices
 
@@ -270,7 +271,7 @@ class QuantumTrainer:
             superposition_coherence; NaN for scores of classes where labels are numbers.
         """
         objective = self._objective(dataloader, None)
-        with torch.random.fork_rng(devices=cuda_devices(self.model)), self.learner.collapsing(collapse_probability):
+        with forked_generators(cuda_devices(self.model)), self.learner.collapsing(collapse_probability):
             found = objective.evaluate(self.learner, objective.training, "validation")
         return {**dict.fromkeys(("accuracy", "nll", "ece"), math.nan), **of_phase(found, "validation")}
 

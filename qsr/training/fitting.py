@@ -16,7 +16,7 @@ from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.model import Model
 from qsr.training.protocols import Callback
-from qsr.training.random import derived_seed
+from qsr.training.random import derived_seed, forked_generators
 from qsr.training.schedule import Stage
 from qsr.training.stopping import watched, weights_name
 from qsr.training.supervised import BatchSource, DatasetSource, LoaderSource, Supervised, moved, numbers
@@ -55,8 +55,7 @@ def started_fit(settings: RunSettings, data: Any, model: Model[Any] | None = Non
     objective = objective_of(settings, data)
     settings = fitted(settings, data, objective)
     model = new_model(settings) if model is None else placed(model, settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "prepare"))
+    with forked_generators(seed=derived_seed(settings.train.seed, "prepare")):
         model.prepare_fit(objective.training.batches(0, 0))
     check_monitors(settings, model, objective)
     return StartedFit(settings, model, objective)
@@ -68,7 +67,7 @@ def fitted(settings: RunSettings, data: Any, objective: Supervised) -> RunSettin
     Raises:
         ConfigError: for data that do not fit the model's settings.
     """
-    with torch.random.fork_rng(devices=[]):
+    with forked_generators():
         model = settings.model.fitted(data, next(iter(objective.training.batches(0, 0))))
     own = data.thparams if isinstance(data, PyTorchData) else settings.data
     return replace(settings, model=model, data=own)
@@ -76,8 +75,7 @@ def fitted(settings: RunSettings, data: Any, objective: Supervised) -> RunSettin
 
 def new_model(settings: RunSettings) -> Model[Any]:
     """The model of the settings with its initial weights, drawn from the run's seed alone, on the run's device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derived_seed(settings.train.seed, "init"))
+    with forked_generators(seed=derived_seed(settings.train.seed, "init")):
         return placed(settings.model.build(), settings)
 
 
@@ -101,7 +99,7 @@ def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervis
         watching["scheduler"] = settings.scheduler
     if evaluated and settings.checkpoint.monitor is not None:
         watching["checkpoint"] = settings.checkpoint
-    with torch.random.fork_rng(devices=[]):
+    with forked_generators():
         names = objective.evaluate(model, objective.validation or objective.training, "validation", batches=1)
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # a batch norm counts this batch
         model.train()

@@ -102,8 +102,12 @@ class LoaderSource:
 
     def batches(self, epoch: int, first: int) -> Iterator[Any]:
         batches = iter(self.seeded(epoch))
-        # A sampler draws its order when the first batch is asked for: now, and not after other draws.
-        return islice(chain(list(islice(batches, 1)), batches), first, None)
+        # A sampler draws its order when the first batch is asked for: now, and not after other draws. And batches that are
+        # skipped are drawn before whoever asks for the next one seeds the generators for it.
+        batches = chain(list(islice(batches, 1)), batches)
+        for _ in islice(batches, first):
+            pass
+        return batches
 
 
 @dataclass

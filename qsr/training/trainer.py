@@ -19,6 +19,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
 from qsr.training.precision import computing_in
 from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, UpdateRule
+from qsr.training.random import forked_generators
 from qsr.training.schedule import Stage
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Trainer:
             RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
         """
         computing = computing_in(self.settings.train.precision, self.model)
-        with torch.random.fork_rng(devices=cuda_devices(self.model)), computing, _signals_noted() as noted:
+        with forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()

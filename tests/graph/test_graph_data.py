@@ -14,7 +14,7 @@ import zarr
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
-from qsr.graph.data import GraphDataHparams, GraphDataset, check_graph, dataset_from
+from qsr.graph.data import GraphDataHparams, GraphDataset, check_graph
 from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import split_indices
 from qsr.hparams import ConfigError
@@ -38,7 +38,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def test_a_snapshot_is_a_graph(file: Path) -> None:
-    source, dataset = read_snapshots(file), dataset_from({"files": [str(file)]})
+    source, dataset = read_snapshots(file), GraphDataset({"files": [str(file)]})
     assert len(dataset) == 60
     for number in (0, 31, 59):
         graph = dataset[number]
@@ -55,20 +55,20 @@ def test_a_snapshot_is_a_graph(file: Path) -> None:
 
 def test_other_targets_cutoffs_and_number_formats(file: Path) -> None:
     reader = SnapshotReader(target="delta", cutoff=1.0, power=-1, graph_features=("V", "Omega"))
-    graph = dataset_from({"files": [str(file)], "reader": reader, "float_type": "float64"})[25]
+    graph = GraphDataset({"files": [str(file)], "reader": reader, "float_type": "float64"})[25]
     assert graph.y.dtype == torch.float64 and graph.y.item() == 1.0
     assert graph.edge_attr.tolist() == [1.0] * 14 and graph.graph_features.tolist() == [[7.0, 1.0]]
-    batch = next(iter(DataLoader(dataset_from({"files": [str(file)], "reader": reader}), batch_size=4)))
+    batch = next(iter(DataLoader(GraphDataset({"files": [str(file)], "reader": reader}), batch_size=4)))
     assert batch.graph_features.shape == (4, 2) and batch.y.shape == (4,) and batch.num_graphs == 4
     with pytest.raises(ConfigError, match="the snapshots have no 'detla'"):
-        dataset_from({"files": [str(file)], "reader": SnapshotReader(target="detla")})[0]
+        GraphDataset({"files": [str(file)], "reader": SnapshotReader(target="detla")})[0]
 
 
 def test_hdf5_and_zarr_give_identical_graphs_and_can_be_mixed(file: Path, tmp_path: Path) -> None:
     store = as_zarr(file, tmp_path / "s.zarr")
-    both = [dataset_from({"files": [str(path)]}) for path in (file, store)]
+    both = [GraphDataset({"files": [str(path)]}) for path in (file, store)]
     assert same(*both)
-    mixed = dataset_from({"files": [str(file), str(store)]})
+    mixed = GraphDataset({"files": [str(file), str(store)]})
     assert len(mixed) == 120 and same([mixed[60 + number] for number in range(60)], both[0])
     assert np.array_equal(mixed.column("state_id"), np.tile(both[1].column("state_id"), 2))
 
@@ -76,19 +76,19 @@ def test_hdf5_and_zarr_give_identical_graphs_and_can_be_mixed(file: Path, tmp_pa
 def test_one_process_and_two_prepare_identical_graphs(file: Path, tmp_path: Path) -> None:
     settings = {"files": [str(file)], "pre_transform": with_density, "pre_filter": is_filled, "chunksize": 7}
     one, two = (
-        dataset_from({**settings, "output": str(tmp_path / str(count)), "n_processes": count}, seed=3) for count in (1, 2)
+        GraphDataset({**settings, "output": str(tmp_path / str(count)), "n_processes": count}, seed=3) for count in (1, 2)
     )
     assert same(one, two) and 0 < len(one) < 60
     assert np.array_equal(one.column("state_id"), two.column("state_id"))
-    written = [sorted((tmp_path / name / "processed").glob("chunk-*")) for name in "12"]
+    written = [sorted((tmp_path / name / "processed").glob("*/chunk-*")) for name in "12"]
     assert len(written[0]) == 9
     assert [path.read_bytes() for path in written[0]] == [path.read_bytes() for path in written[1]]
-    plain = dataset_from({"files": [str(file)]})
+    plain = GraphDataset({"files": [str(file)]})
     kept = [number for number in range(60) if plain[number].x.sum() > 1]
     assert len(one) == len(kept)
     assert all(torch.equal(graph.x, plain[number].x) for graph, number in zip(one, kept, strict=True))
     assert all(graph.density == graph.x.mean() and graph.note == "prepared" for graph in one)
-    other = dataset_from({**settings, "output": str(tmp_path / "seed")}, seed=4)
+    other = GraphDataset({**settings, "output": str(tmp_path / "seed")}, seed=4)
     assert not torch.equal(other[0].noise, one[0].noise), "random preparations follow the seed"
     assert len({tuple(graph.noise.tolist()) for graph in one}) == len(one), "and each sample has its own"
 
@@ -96,7 +96,7 @@ def test_one_process_and_two_prepare_identical_graphs(file: Path, tmp_path: Path
 def test_preparing_leaves_the_global_generator_alone(file: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    dataset_from({"files": [str(file)], "pre_transform": with_density, "output": str(tmp_path)})
+    GraphDataset({"files": [str(file)], "pre_transform": with_density, "output": str(tmp_path)})
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -113,47 +113,49 @@ def test_the_cache_is_used_until_something_changes(file: Path, tmp_path: Path, c
     def prepared(**changes: Any) -> bool:
         caplog.clear()
         with caplog.at_level("INFO", logger="qsr"):
-            dataset_from({**settings, **changes})
+            GraphDataset({**settings, **changes})
         return "preparing 60 samples" in caplog.text
 
     assert prepared() and not prepared()
     assert prepared(pre_transform=with_density) and not prepared(pre_transform=with_density)
+    assert not prepared(), "several stand beside each other"
     assert prepared(reader=SnapshotReader(cutoff=1.0)) and prepared(reader=SnapshotReader(cutoff=2.0))
-    assert prepared(float_type="float64") and prepared() and not prepared()
+    assert prepared(float_type="float64") and not prepared()
+    folders = set((tmp_path / "out" / "processed").iterdir())
     os.utime(own, ns=(1, 1))
     assert prepared() and not prepared()
-    chunk = next((tmp_path / "out" / "processed").glob("chunk-*"))
-    chunk.unlink()
-    assert prepared()
-    (tmp_path / "out" / "processed" / "meta.json").write_text("{}")
+    (folder,) = set((tmp_path / "out" / "processed").iterdir()) - folders
+    next(folder.glob("chunk-*")).unlink()
+    assert prepared() and not prepared()
+    (folder / "meta.json").write_text("{}")
     assert prepared() and not prepared()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["processed"]
+    assert set((tmp_path / "out" / "processed").iterdir()) == {*folders, folder}
 
 
 def failing(graph: Data) -> Data:
     raise ZeroDivisionError
 
 
-def test_a_failed_preparation_leaves_the_old_cache(file: Path, tmp_path: Path) -> None:
+def test_a_failed_preparation_leaves_nothing_and_others_alone(file: Path, tmp_path: Path) -> None:
     settings = {"files": [str(file)], "output": str(tmp_path / "out")}
-    dataset_from({**settings, "pre_transform": doubled})
-    before = (tmp_path / "out" / "processed" / "meta.json").read_bytes()
+    GraphDataset({**settings, "pre_transform": doubled})
+    before = sorted((tmp_path / "out").rglob("*"))
     with pytest.raises(ZeroDivisionError):
-        dataset_from({**settings, "pre_transform": failing})
-    assert (tmp_path / "out" / "processed" / "meta.json").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["processed"]
+        GraphDataset({**settings, "pre_transform": failing})
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_transform_acts_on_every_access_and_is_not_kept(file: Path) -> None:
-    dataset = dataset_from({"files": [str(file)], "transform": doubled})
-    plain = dataset_from({"files": [str(file)]})
+    dataset = GraphDataset({"files": [str(file)], "transform": doubled})
+    plain = GraphDataset({"files": [str(file)]})
     for _ in range(2):
         assert torch.equal(dataset[59].x, 2 * plain[59].x)
 
 
 def test_a_subset_has_no_sample_twice_and_the_seed_decides(file: Path) -> None:
     def rows(seed: int = 0, **changes: Any) -> list[int]:
-        return dataset_from({"files": [str(file)], **changes}, seed).rows.tolist()
+        return GraphDataset({"files": [str(file)], **changes}, seed).rows.tolist()
 
     assert rows() == list(range(60)) and rows(subset=1.0) == list(range(60))
     half = rows(subset=0.5)
@@ -162,7 +164,7 @@ def test_a_subset_has_no_sample_twice_and_the_seed_decides(file: Path) -> None:
     shuffled = rows(shuffle=True)
     assert sorted(shuffled) == list(range(60)) and shuffled != list(range(60)) and shuffled == rows(shuffle=True)
     assert sorted(rows(subset=0.5, shuffle=True)) == half
-    dataset = dataset_from({"files": [str(file)], "shuffle": True})
+    dataset = GraphDataset({"files": [str(file)], "shuffle": True})
     assert dataset.column("delta").tolist() == [DELTAS[row // 10] for row in dataset.rows]
 
 
@@ -190,10 +192,10 @@ def test_stores_of_other_shapes_say_how_many_samples_they_have(tmp_path: Path, c
         group.attrs["num_samples"] = 12
     elif counted is not None:
         group.create_array(counted, data=np.array([12]))
-    dataset = dataset_from({"files": [str(tmp_path / "c.zarr")], "reader": document_reader})
+    dataset = GraphDataset({"files": [str(tmp_path / "c.zarr")], "reader": document_reader})
     assert len(dataset) == 12 and [graph.num_nodes for graph in dataset] == sizes.tolist()
     with pytest.raises(ConfigError, match=r"data\.reader: missing, and .*c\.zarr is no file of snapshots"):
-        dataset_from({"files": [str(tmp_path / "c.zarr")]})
+        GraphDataset({"files": [str(tmp_path / "c.zarr")]})
 
 
 def test_split_sizes_and_groups() -> None:
@@ -230,6 +232,8 @@ def graph(**changes: Any) -> Data:
     ("sample", "said"),
     [
         (graph(edge_index=torch.tensor([[0, 1], [1, 3]])), "edge_index names node 3, and there are 3 nodes"),
+        (graph(edge_index=torch.tensor([[0, -1], [1, 9]])), "edge_index names node -1, and there are 3 nodes"),
+        (graph(x=torch.zeros(0, 1), edge_index=torch.zeros(2, 0).long(), edge_attr=None), r"has no nodes; leave such graphs out"),
         (graph(edge_index=torch.zeros(2, 2)), r"edge_index must be \(2, E\) integers"),
         (graph(edge_index=torch.zeros(3, 2, dtype=torch.long)), r"found \(3, 2\)"),
         (graph(edge_attr=torch.ones(3)), "edge_attr has 3 rows for 2 edges"),
@@ -250,8 +254,8 @@ def test_validation_names_the_file_and_the_sample(file: Path, tmp_path: Path) ->
     with h5py.File(broken, "r+") as store:
         store["configs"][3, 0] = 7
     with pytest.raises(ConfigError, match="snapshot 3: configs must hold 0"):
-        dataset_from({"files": [str(broken)]})[3]
-    assert dataset_from({"files": [str(broken)], "validate_data": False})[3].x[0].item() == 7
+        GraphDataset({"files": [str(broken)]})[3]
+    assert GraphDataset({"files": [str(broken)], "validate_data": False})[3].x[0].item() == 7
 
 
 @pytest.mark.parametrize(
@@ -282,15 +286,15 @@ def test_refused_settings(file: Path, tmp_path: Path, changes: dict, said: str, 
 def test_without_the_extra_one_line_says_what_to_install(file: Path) -> None:
     program = (
         "import sys; sys.modules['torch_geometric'] = None\n"
-        "from qsr.graph.data import dataset_from\n"
-        f"dataset_from({{'files': [{str(file)!r}]}})"
+        "from qsr.graph.data import GraphDataset\n"
+        f"GraphDataset({{'files': [{str(file)!r}]}})"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.stderr.splitlines()[-1].endswith("graph networks need PyTorch Geometric: pip install 'qsr[graph]'")
 
 
 def test_workers_of_a_loader_read_the_same_graphs(file: Path) -> None:
-    dataset = dataset_from({"files": [str(file)]})
+    dataset = GraphDataset({"files": [str(file)]})
     assert dataset[0] is not None  # a file is open when the workers start
     here, there = (list(DataLoader(dataset, batch_size=16, num_workers=number)) for number in (0, 2))
     assert all(torch.equal(a.x, b.x) and torch.equal(a.y, b.y) for a, b in zip(here, there, strict=True))

@@ -2,20 +2,23 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from qsr.graph import Trainer
 from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory, same_history
-from qsr.training import Callback, trainer
+from qsr.training import Callback, Interrupted, trainer
 from tests.graph.rings import STOPPING, compute_loss, config, rings, same_weights, trained, weights_of
 
 
@@ -145,7 +148,7 @@ def test_a_step_that_blows_up_is_taken_back(tmp_path: Path) -> None:
 
 PROGRAM = """
 import os, signal, sys
-from qsr.training import Callback, trainer
+from qsr.training import Callback, Interrupted, trainer
 from tests.graph.rings import config, rings
 from tests.graph.test_graph_resume import FULL
 from qsr.graph import Trainer
@@ -173,6 +176,46 @@ def test_a_killed_process_is_resumed_in_another_one(tmp_path: Path, name: str) -
     again = Trainer.load_checkpoint(tmp_path / "cut" / "rings" / "0", config(tmp_path / "cut", **FULL))  # type: ignore[arg-type]
     assert again.epoch == 3
     _assert_same_run(again, whole, training, validation)
+
+
+class Shaken(Dataset):
+    """Rings with noise from the generators of torch, NumPy and Python, whenever they are asked for."""
+
+    def __init__(self) -> None:
+        self.rings = rings(60)
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> Any:
+        graph = self.rings[index].clone()
+        graph.x = graph.x + torch.rand(4, 1) + np.random.rand() + random.random()
+        return graph
+
+
+class EndAt(Callback):
+    """Ends the training by a signal, which leaves a checkpoint."""
+
+    def on_step_end(self, trainer: Any, metrics: Any) -> None:
+        if trainer.step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_random_transforms_of_any_library_go_on_bit_for_bit_within_an_epoch(tmp_path: Path) -> None:
+    def run(trainer: Trainer, *callbacks: Callback) -> Any:
+        np.random.rand(), random.random()  # what was drawn before does not matter
+        return trainer.run_training(*trainer.prepare_dataloaders(Shaken())[:2], callbacks=callbacks)
+
+    whole, again = (Trainer.from_config(config(tmp_path / name)) for name in ("whole", "again"))
+    tables = run(whole)
+    assert [table.rows for table in run(again)] == [table.rows for table in tables]
+    cut = Trainer.from_config(config(tmp_path / "cut"))
+    with pytest.raises(Interrupted):
+        run(cut, EndAt())
+    assert cut.data_path is not None
+    resumed = Trainer.load_checkpoint(cut.data_path)
+    assert [table.rows for table in run(resumed)] == [table.rows for table in tables]
+    assert same_weights(weights_of(resumed), weights_of(whole))
 
 
 def test_a_run_without_output(tmp_path: Path) -> None:

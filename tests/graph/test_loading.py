@@ -113,14 +113,14 @@ def described(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def datasets(monkeypatch: pytest.MonkeyPatch) -> list[GraphDataHparams]:
-    """What `dataset_from` was asked for; its data sets have as many rings as the file's name says."""
+    """What `GraphDataset` was asked for; its data sets have as many rings as the file's name says."""
     asked: list[GraphDataHparams] = []
 
-    def dataset_from(settings: GraphDataHparams, seed: int) -> Any:
+    def dataset(settings: GraphDataHparams, seed: int) -> Any:
         asked.append(settings)
         return rings(int(settings.files[0]) if settings.files[0].isdigit() else 20)
 
-    monkeypatch.setattr("qsr.graph.loading.dataset_from", dataset_from)
+    monkeypatch.setattr("qsr.graph.loading.GraphDataset", dataset)
     return asked
 
 

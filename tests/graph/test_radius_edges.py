@@ -1,5 +1,7 @@
 """Edges of lattices: known counts and weights, and the symmetries of the plane."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,21 @@ def test_rotations_translations_and_permutations_change_nothing() -> None:
     assert set(map(tuple, order[shuffled_index.numpy()].T.tolist())) == set(map(tuple, edge_index.T.tolist()))
 
 
+@pytest.mark.parametrize("cutoff", [1.0, 2**0.5, 2.0])
+@pytest.mark.parametrize("array", [torch.tensor, np.array])
+def test_lattices_that_were_turned_and_moved_in_float32_keep_their_edges(cutoff: float, array: Any) -> None:
+    points = torch.tensor(Lattice(6, 6).positions, dtype=torch.float32)
+    expected = radius_edges(points, cutoff)[0]
+    for angle in np.linspace(0, np.pi, 13):
+        cos, sin = np.cos(angle), np.sin(angle)
+        turned = points @ torch.tensor([[cos, sin], [-sin, cos]], dtype=torch.float32)
+        for shift in ([0.0, 0.0], [0.1, -0.7], [100.3, -7.2], [-3000.7, 2000.1]):
+            moved = turned + torch.tensor(shift)
+            assert moved.dtype == torch.float32
+            found = radius_edges(array(moved.tolist(), dtype=torch.float32 if array is torch.tensor else np.float32), cutoff)[0]
+            assert torch.equal(found, expected), (angle, shift)
+
+
 def test_weights_have_the_precision_of_a_tensor_of_positions() -> None:
     points = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
     edge_index, weights = radius_edges(points, 2.0)
@@ -62,3 +79,24 @@ def test_weights_have_the_precision_of_a_tensor_of_positions() -> None:
 def test_refused(points: np.ndarray, cutoff: float, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         radius_edges(points, cutoff)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"positions": "here"}, r"positions: must be \(N, 2\) finite numbers, found str"),
+        ({"positions": [[0, 1], [1]]}, r"positions: must be \(N, 2\) finite numbers, found list"),
+        ({"cutoff": "far"}, "cutoff='far': must be a number"),
+        ({"cutoff": None}, "cutoff=None: must be a number"),
+        ({"cutoff": np.nan}, "cutoff=nan: must be at least 0"),
+        ({"power": np.nan}, "power=nan: must be a finite number"),
+        ({"power": [6]}, r"power=\[6\]: must be a number"),
+        ({"periodic": (0, 4)}, r"periodic=\(0, 4\): must be two lengths \(Lx, Ly\) larger than 0"),
+        ({"periodic": (4, 4, 4)}, r"periodic=\(4, 4, 4\): must be two lengths"),
+        ({"periodic": (4, np.inf)}, "must be two lengths"),
+        ({"periodic": "4x4"}, "periodic='4x4': must be two lengths"),
+    ],
+)
+def test_refused_arguments(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        radius_edges(**{"positions": np.eye(2), "cutoff": 1.5, **changes})
