@@ -12,19 +12,19 @@ from qsr.hparams.objects import name_of
 from qsr.hparams.tags import PYOBJECT, load_yaml
 
 
-def as_config(given: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) -> dict[str, Any]:
+def as_config(given: Mapping[str, Any] | str | Path, allow_import: Iterable[str] = ()) -> dict[str, Any]:
     """A configuration: a mapping as it is, or what a YAML file holds.
 
     Objects in a mapping come from Python that is trusted: files may name them from then on.
 
     Args:
-        allow: modules that the file may name objects of.
+        allow_import: modules that the file may name objects of.
 
     Raises:
         ConfigError: for anything else, and as `load_yaml`.
     """
     if isinstance(given, (str, Path)):
-        return load_yaml(given, allow)
+        return load_yaml(given, allow_import)
     if not isinstance(given, Mapping):
         raise ConfigError(f"config: expected a mapping or a YAML file, found {type(given).__name__}")
     for thing in _objects(given):

@@ -54,7 +54,7 @@ class Trainer:
     Args:
         config: a mapping, or a YAML file.
         directory: of a run that goes on; None: a new one.
-        allow: modules that a file may name objects of, beside those that are there anyway.
+        allow_import: modules that a file may name objects of, beside those that are there anyway.
 
     Attributes:
         config: the configuration as it was given.
@@ -75,9 +75,9 @@ class Trainer:
     schema: ClassVar[type[GraphConfig]] = GraphConfig
 
     def __init__(
-        self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None, allow: Iterable[str] = ()
+        self, config: Mapping[str, Any] | str | Path, directory: RunDirectory | None = None, allow_import: Iterable[str] = ()
     ) -> None:
-        self.config = as_config(config, allow)
+        self.config = as_config(config, allow_import)
         for place, node in nodes(self.config):
             raise ConfigError(f"{dotted(place)} is a !{node['type']}; ConfigHandler(config).run_configs are single runs")
         self._config = checked = GraphConfig(**self.config)
@@ -102,20 +102,20 @@ class Trainer:
         self.directory = directory or self._claimed()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | str | Path, allow: Iterable[str] = ()) -> Trainer:
+    def from_config(cls, config: Mapping[str, Any] | str | Path, allow_import: Iterable[str] = ()) -> Trainer:
         """As the constructor, for a new run."""
-        return cls(config, allow=allow)
+        return cls(config, allow_import=allow_import)
 
     @classmethod
     def load_checkpoint(
-        cls, path: str | Path, config: Mapping[str, Any] | str | Path | None = None, allow: Iterable[str] = ()
+        cls, path: str | Path, config: Mapping[str, Any] | str | Path | None = None, allow_import: Iterable[str] = ()
     ) -> Trainer:
         """The trainer of a run directory, as it was at the last checkpoint; `run_training` goes on from there.
 
         Args:
             path: the run directory.
             config: that of the run; None: its config.yaml. Only `training.path` and `training.device` may differ.
-            allow: as for the constructor.
+            allow_import: as for the constructor.
 
         Raises:
             ConfigError: if there is no run, it has no checkpoint yet, or the configuration is another one.
@@ -125,7 +125,7 @@ class Trainer:
         directory = RunDirectory.open(path)
         if config is None and not (directory.path / CONFIG_FILE).is_file():
             raise ConfigError(f"{path}: has no {CONFIG_FILE}, because not all its objects have names; pass config=...")
-        trainer = cls(directory.path / CONFIG_FILE if config is None else config, directory, allow)
+        trainer = cls(directory.path / CONFIG_FILE if config is None else config, directory, allow_import)
         check_same(directory, trainer.settings)
         found = directory.latest_checkpoint()
         if found is None:

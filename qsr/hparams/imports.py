@@ -43,10 +43,10 @@ def allow_import(*modules: str) -> None:
 
 
 @contextmanager
-def imports_allowed(modules: Iterable[str]) -> Iterator[None]:
-    """As `allow_import`, for a stretch of code."""
+def imports_allowed(modules: Iterable[str] | str) -> Iterator[None]:
+    """As `allow_import`, for a stretch of code; a text is one name, or several with commas."""
     before = set(_allowed)
-    allow_import(*modules)
+    allow_import(*([modules] if isinstance(modules, str) else modules))
     try:
         yield
     finally:

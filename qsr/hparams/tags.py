@@ -51,16 +51,16 @@ class ConfigLoader(yaml.SafeLoader):
             raise ConfigError(f"{place(node)}: has more than {MAX_PARTS} keys, with all << written out")
 
 
-def load_yaml(path: str | Path, allow: Iterable[str] = ()) -> dict[str, Any]:
+def load_yaml(path: str | Path, allow_import: Iterable[str] = ()) -> dict[str, Any]:
     """The configuration in a YAML file, with live objects in it.
 
     Args:
-        allow: modules whose classes and functions the file may name, beside those that `allow_import` has named.
+        allow_import: modules whose classes and functions the file may name, beside those that `allow_import` has named.
 
     Raises:
         ConfigError: if it cannot be read, is no mapping, or names what it may not.
     """
-    with reading(path), imports_allowed(allow), Path(path).open(encoding="utf-8") as file:
+    with reading(path), imports_allowed(allow_import), Path(path).open(encoding="utf-8") as file:
         tree = yaml.load(file, ConfigLoader)  # a SafeLoader
         if not isinstance(tree, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")

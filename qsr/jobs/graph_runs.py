@@ -52,13 +52,13 @@ class GraphRun:
         return [f"{column:<20}{value:.6g}" for column, value in self.test.items()]
 
 
-def graph_configs(file: str | Path, allow: Iterable[str] = ()) -> list[dict[str, Any]]:
+def graph_configs(file: str | Path, allow_import: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The configurations of a YAML file: one, or one for every combination of its sweeps.
 
     Raises:
         ConfigError: as `qsr.hparams.load_yaml` and `ConfigHandler`; for ranges, which are for a search.
     """
-    tree = load_yaml(file, allow)
+    tree = load_yaml(file, allow_import)
     found = dict(nodes(tree))
     for path, node in found.items():
         if node["type"] in ("range", "random_uniform"):

@@ -71,7 +71,7 @@ def test_the_model_of_a_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     path = folder / "runs" / "phases" / "0"
     try:
         model = qsr.load_model(path, allow_import=["mymodule"])
-        again = qsr.Trainer.load_checkpoint(path, allow=["mymodule"])
+        again = qsr.Trainer.load_checkpoint(path, allow_import=["mymodule"])
         batch = next(iter(again.prepare_dataloaders()[2]))
         assert np.array_equal(model(batch)[0].detach().numpy(), again.predict([batch])["0"].numpy())
     finally:

@@ -105,7 +105,7 @@ def test_the_documented_file_reads_snapshots(tmp_path: Path) -> None:
     data = SNAPSHOTS.format(file=file, output=tmp_path / "output")
     text = YAML.format(path=tmp_path / "runs").replace("\nmodel:", data, 1)
     (tmp_path / "config.yaml").write_text(text)
-    trainer = Trainer.from_config(tmp_path / "config.yaml", allow=["tests.graph.rings", "tests.graph.graph_files"])
+    trainer = Trainer.from_config(tmp_path / "config.yaml", allow_import=["tests.graph.rings", "tests.graph.graph_files"])
     loaders = trainer.prepare_dataloaders()
     total = sum(len(loader.dataset) for loader in loaders)
     assert 0 < total < 40 * len(DELTAS) and len(list((tmp_path / "output" / "processed").glob("*/chunk-*"))) == 4

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch_geometric.nn import global_mean_pool
 
 import qsr
 from qsr.graph import Trainer
 from qsr.graph.callbacks import TrialPruned
 from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory
-from qsr.training import Callback, trainer
+from qsr.training import Callback, evaluators, trainer
 from tests.graph.rings import Net, compute_loss, config, rings, same_weights, trained, weights_of
 from tests.graph.test_graph_trainer import Weights, course_of
 
@@ -94,6 +96,24 @@ def test_a_stopper_without_a_state_is_said_to_begin_anew(tmp_path: Path, caplog:
     with caplog.at_level(logging.WARNING):
         Trainer.load_checkpoint(found.data_path)
     assert "early_stopping: Counter has no state_dict and begins anew" in caplog.text
+
+
+class OfBatches(nn.Module):
+    """Takes the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 2)
+
+    def forward(self, data: Any) -> dict[int, Tensor]:
+        return {0: self.head(global_mean_pool(data.x, data.batch))}
+
+
+def test_an_evaluator_of_ones_own_applies_the_model_as_the_training_does(tmp_path: Path) -> None:
+    validator = {"type": evaluators.Validator, "args": ["cpu", compute_loss]}
+    settings = config(tmp_path, model={"type": OfBatches}, apply_model=lambda model, data: model(data))
+    _, _, validation = trained({**settings, "validation": {"batch_size": 8, "validator": validator}})
+    assert len(validation) == 4
 
 
 class Noisy(torch.utils.data.Dataset[Any]):

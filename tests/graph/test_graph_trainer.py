@@ -129,7 +129,7 @@ def test_the_documented_file(tmp_path: Path) -> None:
     """The graphs have features of their own, which the model's network for them gets."""
     file = tmp_path / "config.yaml"
     file.write_text(YAML.format(path=tmp_path / "runs"))
-    found = Trainer.from_config(file, allow=["tests.graph.rings"])
+    found = Trainer.from_config(file, allow_import=["tests.graph.rings"])
     graphs = rings(60)
     for graph in graphs:
         graph.graph_features = graph.x.reshape(1, 4)
@@ -145,7 +145,7 @@ def test_the_documented_file(tmp_path: Path) -> None:
         expected = compute_loss(found.model(batch.x, batch.edge_index, batch.batch, batch.graph_features), batch)
     assert losses[0] == pytest.approx(float(expected), rel=1e-6)
     assert found.data_path is not None
-    assert Trainer.load_checkpoint(found.data_path, allow=["tests.graph.rings"]).epoch == 3
+    assert Trainer.load_checkpoint(found.data_path, allow_import=["tests.graph.rings"]).epoch == 3
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -134,9 +134,9 @@ def test_a_module_of_ones_own_is_asked_for(user_module: str, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"config\.yaml, line 2: 'graph_losses\.loss'.*--allow-import graph_losses"):
         load_yaml(file)
     assert "graph_losses" not in sys.modules, "a refused module was imported"
-    assert load_yaml(file, allow=[user_module])["criterion"].__name__ == "loss"
+    assert load_yaml(file, allow_import=[user_module])["criterion"].__name__ == "loss"
     with pytest.raises(ConfigError):
-        load_yaml(file)  # `allow` is for one file
+        load_yaml(file)  # `allow_import` is for one file
     allow_import(user_module)
     assert load_yaml(file)["criterion"].__module__ == "graph_losses"
 
