@@ -67,7 +67,9 @@ def reading(where: Any) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{where}: not usable as settings ({one_line(error)})") from None
+        said = one_line(error)
+        hint = "; files with such tags are for 'qsr graph train'" if "'!pyobject'" in said else ""
+        raise ConfigError(f"{where}: not usable as settings ({said}){hint}") from None
     except RecursionError:
         raise ConfigError(f"{where}: not usable as settings (it contains itself)") from None
 

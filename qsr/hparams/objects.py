@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qsr.hparams.base import ConfigError
+from qsr.hparams.base import ConfigError, nearest
 from qsr.hparams.imports import dotted_name, how_to_allow, imported, is_allowed, is_below, remembered
 
 
@@ -98,7 +98,9 @@ def find_object(name: str, where: str) -> Any:
     if not all(part.isidentifier() and not part.startswith("_") for part in full.split(".")):
         raise ConfigError(f"{place} is not a name such as torch.nn.ReLU, without underscores in front")
     if not (may_be_named(full) or is_allowed(module)):
-        raise ConfigError(f"{place} is not among the objects that files may name; {how_to_allow(module or name)}")
+        if not module:
+            raise ConfigError(f"{place} is no short name{nearest(name, [known for known in ALIASES if '.' not in known])}")
+        raise ConfigError(f"{place} is not among the objects that files may name; {how_to_allow(module)}")
     try:
         found = imported(full, place)
     except ConfigError as error:

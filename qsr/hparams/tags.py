@@ -191,6 +191,10 @@ def _number(fields: Mapping[str, Any], name: str, node: yaml.Node) -> Any:
     return value
 
 
+def _unknown(loader: Any, node: yaml.Node) -> Any:
+    raise ConfigError(f"{place(node)}: unknown tag {node.tag}{nearest(node.tag, _CONSTRUCTORS)}")
+
+
 _CONSTRUCTORS = {
     PYOBJECT: _pyobject,
     "!sweep": _sweep,
@@ -201,6 +205,7 @@ _CONSTRUCTORS = {
 }
 for _tag, _constructor in _CONSTRUCTORS.items():
     ConfigLoader.add_constructor(_tag, _constructor)
+ConfigLoader.add_constructor(None, _unknown)
 ConfigLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"(?:{_EXPONENT.pattern})$"), list("-+.0123456789"))
 
 

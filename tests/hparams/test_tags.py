@@ -15,6 +15,7 @@ import torch_geometric.nn
 import yaml
 
 from qsr.hparams import ConfigError, ConfigLoader, allow_import, convert_to_pyobject_tags, dump_yaml, imports, load_yaml
+from qsr.hparams.files import read_yaml
 from qsr.hparams.objects import ALIASES, LISTED, find_object, name_of
 from qsr.hparams.tags import resolve_pyobject_tags
 
@@ -187,7 +188,7 @@ def test_safe_load_stays_as_it_was(tmp_path: Path) -> None:
             yaml.safe_load(text)
     assert yaml.safe_load("1e-4") == "1e-4"
     assert yaml.safe_dump({"a": "!pyobject x"}) == "a: '!pyobject x'\n"
-    with pytest.raises(ConfigError, match="not usable as settings"):
+    with pytest.raises(ConfigError, match=r"unknown tag tag:yaml.org,2002:python"):
         (tmp_path / "python.yaml").write_text("a: !!python/object/apply:os.system [ls]\n")
         load_yaml(tmp_path / "python.yaml")
 
@@ -255,7 +256,7 @@ def test_mappings_can_be_merged() -> None:
         ("!reference {target: 3}", "must be a path"),
         ("!pyobject [torch.nn.ReLU]", "takes one name"),
         ("{a: 1, a: 2}", "'a' stands there twice"),
-        ("!other {a: 1}", "could not determine a constructor"),
+        ("!other {a: 1}", "unknown tag !other; known: "),
         ("[1, 2]", "expected a mapping"),
         ("&a {b: *a}", "contains itself|recursive"),
     ],
@@ -331,3 +332,15 @@ def test_sweeps_go_into_a_file_and_back() -> None:
 def test_what_has_no_name_cannot_be_written(thing: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dump_yaml({"model": {"criterion": thing}})
+
+
+def test_misspelt_tags_and_short_names(tmp_path: Path) -> None:
+    for text, said in (
+        ("a: !swep {values: [1]}", "line 1: unknown tag !swep; did you mean '!sweep'"),
+        ("a: !pyobject adm", "'adm' is no short name; did you mean 'adam'"),
+    ):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_yaml(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"could not determine a constructor.*; files with such tags are for 'qsr graph train'"):
+        read_yaml(tmp_path / "config.yaml")
