@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qsr.graph.lattice_data import GraphsHparams, LatticeGraphs, target_values
@@ -66,16 +65,19 @@ def predict_graphs(stored: StoredRun, model: LatticeModel, data: Any) -> GraphRe
     found = model.predictions(graphs)
     name = described.updated({"task": settings.task}).target_name
     known = {**data.params, **data.columns}
-    truth = target_values(data, name, where) if name in known else None
+    # NaN: nobody knows it.
+    truth = target_values(data, name, where, unknown=True) if name in known else np.full(len(graphs), np.nan)
     summary = f"{len(graphs)} predictions"
     if settings.task == "regress":
-        values = found.numpy()
-        errors = None if truth is None else (values - truth) ** 2
-        return GraphReport({name: values}, summary, {} if errors is None else {"test/mse": float(errors.mean())})
+        values, told = found.numpy(), ~np.isnan(truth)
+        if not told.any():
+            return GraphReport({name: values}, summary)
+        of = "" if told.all() else f", metrics of the {told.sum()} snapshots whose {name} is known"
+        return GraphReport({name: values}, f"{summary}{of}", {"test/mse": float(((values - truth)[told] ** 2).mean())})
     classes = described.classes or tuple(range(found.shape[1]))
     columns: dict[str, NDArray[Any]] = {name: np.array(classes)[found.argmax(dim=1).numpy()]}
     columns |= {f"p_{value}": found[:, number].numpy() for number, value in enumerate(classes)}
-    numbers = torch.full((len(graphs),), -1) if truth is None else class_numbers(truth, classes)
+    numbers = class_numbers(truth, classes)
     seen = numbers >= 0
     count = int(seen.sum())
     if not count:
