@@ -7,11 +7,13 @@ the probabilities (K, 2^N) with which it is then seen, in basis order (bit i of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qsr.hamiltonians import Hamiltonian, ground_state
+from qsr.hparams import ConfigError
 
 Table = NDArray[np.float64]  # (K, 2^N)
 
@@ -48,13 +50,19 @@ def posterior(table: Table, configs: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(S, K) probabilities of the states, given each of S snapshots (S, N).
 
     Raises:
-        ValueError: for a snapshot that none of the states can show.
+        ConfigError: for snapshots of another number of sites, occupations other than 0 and 1, and a snapshot that none of the
+            states can show.
     """
+    sites = table.shape[1].bit_length() - 1
+    if configs.ndim != 2 or configs.shape[1] != sites:
+        raise ConfigError(f"configs: expected snapshots (S, {sites}), as the table is of {sites} sites, found {configs.shape}")
+    if not ((configs == 0) | (configs == 1)).all():
+        raise ConfigError("configs: must hold 0 (ground) and 1 (excited) and nothing else")
     index = configs.astype(np.int64) @ (1 << np.arange(configs.shape[1]))
     likelihood = table[:, index].T
     total = likelihood.sum(axis=1, keepdims=True)
     if not total.all():
-        raise ValueError(f"snapshot {int(np.argmin(total))}: has probability 0 in all {len(table)} states")
+        raise ConfigError(f"snapshot {int(np.argmin(total))}: has probability 0 in all {len(table)} states")
     return np.asarray(likelihood / total)
 
 
@@ -63,8 +71,11 @@ def best_accuracy(table: Table, labels: ArrayLike) -> float:
 
     Args:
         labels: (K,) of the states.
+
+    Raises:
+        ConfigError: for another number of labels.
     """
-    classes, members = np.unique(np.asarray(labels), return_inverse=True)
+    classes, members = np.unique(_of_states(table, "labels", np.asarray(labels)), return_inverse=True)
     joint = np.stack([table[members == number].sum(axis=0) for number in range(len(classes))])
     return float(joint.max(axis=0).sum() / len(table))
 
@@ -74,9 +85,18 @@ def least_squared_error(table: Table, values: ArrayLike) -> float:
 
     Args:
         values: (K,) the quantity v of each state.
+
+    Raises:
+        ConfigError: for another number of values.
     """
-    values = np.asarray(values, dtype=float)
+    values = _of_states(table, "values", np.asarray(values, dtype=float))
     centred = values - values.mean()  # differences of squares cancel otherwise
     total = table.sum(axis=0)
     mean = np.divide(centred @ table, total, out=np.zeros_like(total), where=total > 0)
     return float((centred**2 @ table.sum(axis=1) - mean**2 @ total) / len(table))
+
+
+def _of_states(table: Table, name: str, given: NDArray[Any]) -> NDArray[Any]:
+    if given.shape != (len(table),):
+        raise ConfigError(f"{name}: expected one for each of the {len(table)} states of the table, found {given.shape}")
+    return given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,27 @@ class LinearSequential(nn.Module):
     Args:
         dims: [in, out] of every linear layer.
         activations: the class of every activation (or its name).
-        linear_kwargs, activation_kwargs: further arguments of each.
+        linear_kwargs, activation_kwargs: further arguments of each; None: there are none.
 
     Raises:
-        ConfigError: for no layers, lists of different lengths, and arguments that a class refuses.
+        ConfigError: for no layers, lists of different lengths, widths that are not two numbers, and arguments that a class
+            refuses.
     """
 
     def __init__(
         self,
         dims: Sequence[Sequence[int]],
         activations: Sequence[Any],
-        linear_kwargs: Sequence[Mapping[str, Any]] | None = None,
-        activation_kwargs: Sequence[Mapping[str, Any]] | None = None,
+        linear_kwargs: Sequence[Mapping[str, Any] | None] | None = None,
+        activation_kwargs: Sequence[Mapping[str, Any] | None] | None = None,
     ) -> None:
         super().__init__()
+        lists = {"linear_kwargs": linear_kwargs, "activation_kwargs": activation_kwargs}
+        for name, given in {"dims": dims, "activations": activations, **lists}.items():
+            if not (isinstance(given, (list, tuple)) or (name in lists and given is None)):
+                raise ConfigError(f"LinearSequential: {name} must be a list, found {given!r}")
         if not dims:
             raise ConfigError("LinearSequential: dims must not be empty")
-        lists = {"linear_kwargs": linear_kwargs, "activation_kwargs": activation_kwargs}
         if len(activations) != len(dims):
             raise ConfigError(
                 f"LinearSequential: dims and activations must have the same length, found {len(dims)} and {len(activations)}"
@@ -78,11 +83,17 @@ class LinearSequential(nn.Module):
                 raise ConfigError(
                     f"LinearSequential: {name} must have the same length as dims, found {len(given)} and {len(dims)}"
                 )
+            for position, kwargs in enumerate(given or ()):
+                if not (kwargs is None or isinstance(kwargs, Mapping)):
+                    raise ConfigError(f"LinearSequential.{name}[{position}]={kwargs!r}: must be a mapping")
+        for position, widths in enumerate(dims):
+            if not _is_pair(widths):
+                raise ConfigError(f"LinearSequential.dims[{position}]={widths!r}: must be [in, out], two numbers of at least 1")
         self._config = {"dims": dims, "activations": activations, **lists}
         layers: list[nn.Module] = []
         for position, (widths, activation) in enumerate(zip(dims, activations, strict=True)):
             for kind, args, given in ((nn.Linear, widths, linear_kwargs), (activation, (), activation_kwargs)):
-                layers.append(build_layer(kind, args, given[position] if given else {}, f"LinearSequential.dims[{position}]"))
+                layers.append(build_layer(kind, args, (given and given[position]) or {}, f"LinearSequential.dims[{position}]"))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,6 +127,11 @@ class LinearSequential(nn.Module):
         model = cls(**resolve_pyobject_tags(json.loads(metadata["config"]), str(path)))
         fit_weights(model, weights, path)
         return model.to(device)
+
+
+def _is_pair(widths: Any) -> bool:
+    whole = isinstance(widths, (list, tuple)) and all(isinstance(w, Integral) and not isinstance(w, bool) for w in widths)
+    return whole and len(widths) == 2 and min(widths) >= 1
 
 
 class GNNBlock(nn.Module):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import Tensor
 
 from qsr.graph.data import require_torch_geometric
@@ -36,10 +37,24 @@ class GraphsHparams(FileHparams):
     task: Task | None = Hparam(None, help="that of the model; filled in")
     cutoff: float | None = Hparam(None, help="that of the model; filled in")
     power: float | None = Hparam(None, help="that of the model; filled in")
-    classes: tuple[int, ...] | None = Hparam(None, help="classes in the order of their numbers; filled in")
+    classes: tuple[int, ...] | None = Hparam(None, help="task=classify: classes in the order of their numbers; filled in")
     label_rule: str | None = Hparam(None, help="what the labels of the file say; filled in")
-    mean: float | None = Hparam(None, help="task=regress: of the target in the training data; filled in")
-    deviation: float | None = Hparam(None, help="task=regress: standard deviation of the target there; filled in")
+    mean: float | None = Hparam(None, allow_inf_nan=False, help="task=regress: of the target in the training data; filled in")
+    deviation: float | None = Hparam(
+        None, gt=0, allow_inf_nan=False, help="task=regress: standard deviation of the target there; filled in"
+    )
+
+    @model_validator(mode="after")
+    def _of_its_task(self) -> Any:
+        for task, names in (("classify", ("classes",)), ("regress", ("mean", "deviation"))):
+            given = [name for name in names if self[name] is not None]
+            if given and self.task not in (None, task):
+                raise ConfigError(f"data.{given[0]}={self[given[0]]}: is for task={task}, not for {self.task}")
+        if (self.mean is None) != (self.deviation is None):
+            raise ConfigError("data: of mean and deviation only one is given; both are filled in, leave them out")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise ConfigError(f"data.classes={self.classes}: a class stands there twice")
+        return self
 
     def build(self) -> LatticeData:
         self.check_file()
@@ -158,8 +173,11 @@ class LatticeData(FileData[GraphsHparams]):
                 raise ConfigError(f"data.{name}={self.thparams[name]}: the run has {stored[name]}")
 
 
-def target_values(snapshots: Snapshots, name: str, where: str) -> NDArray[np.float64]:
+def target_values(snapshots: Snapshots, name: str, where: str, unknown: bool = False) -> NDArray[np.float64]:
     """(S,) a column or parameter of snapshots.
+
+    Args:
+        unknown: whether it may be NaN.
 
     Raises:
         ConfigError: if they do not have it, or not for each of them.
@@ -168,8 +186,9 @@ def target_values(snapshots: Snapshots, name: str, where: str) -> NDArray[np.flo
     if name not in known:
         raise ConfigError(f"{where}: the snapshots have no '{name}'{nearest(name, known) if known else ''}")
     values = np.asarray(known[name], dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ConfigError(f"{where}: {name} is {values[~np.isfinite(values)][0]} for some snapshots")
+    wrong = ~np.isfinite(values) & ~(unknown & np.isnan(values))
+    if wrong.any():
+        raise ConfigError(f"{where}: {name} is {values[wrong][0]} for some snapshots")
     return values
 
 

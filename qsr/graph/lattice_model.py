@@ -17,6 +17,8 @@ from qsr.graph.snapshots import CUTOFF
 from qsr.hparams import ConfigError, Hparam
 from qsr.training.model import Model, ModelHparams
 
+_UNIT = ("mean", "deviation")
+
 
 class Graph(ModelHparams):
     """A graph network on snapshots: h_i <- ReLU(W1 h_i + W2 sum_j h_j / r_ij^power + b), pools over all sites, two layers.
@@ -36,8 +38,8 @@ class Graph(ModelHparams):
     num_layers: int = Hparam(3, ge=1, help="how often neighbours are summed")
     width: int = Hparam(32, ge=1, help="features of a site")
     num_classes: int | None = Hparam(None, ge=2, help="task=classify: number of classes; filled in")
-    mean: float = Hparam(0.0, help="task=regress: what the network's outputs are counted from; filled in")
-    deviation: float = Hparam(1.0, gt=0, help="task=regress: their unit; filled in")
+    mean: float = Hparam(0.0, allow_inf_nan=False, help="task=regress: what the network's outputs are counted from; filled in")
+    deviation: float = Hparam(1.0, gt=0, allow_inf_nan=False, help="task=regress: their unit; filled in")
 
     @property
     def label_of_runs(self) -> str:
@@ -50,7 +52,18 @@ class Graph(ModelHparams):
     def _of_its_kind(self) -> Any:
         if self.module_name is not None:
             raise ConfigError(f"graph.module_name={self.module_name}: is for models of your own (--model)")
+        other = ("num_classes",) if self.task == "regress" else _UNIT
+        for name in other:
+            if self[name] != type(self).model_fields[name].default:
+                task = "classify" if self.task == "regress" else "regress"
+                raise ConfigError(f"graph.{name}={self[name]}: is for task={task}, not for {self.task}")
+        if len(self.model_fields_set.intersection(_UNIT)) == 1:
+            raise ConfigError("graph: of mean and deviation only one is given; give both, or leave both out")
         return self
+
+    @property
+    def _has_unit(self) -> bool:
+        return any(self[name] != type(self).model_fields[name].default for name in _UNIT)
 
     def agreed(self, data: Any) -> Any:
         if not isinstance(data, GraphsHparams):
@@ -64,10 +77,18 @@ class Graph(ModelHparams):
     def fitted(self, data: Any, batch: Any) -> Graph:
         if not isinstance(data, LatticeData):
             return self
+        whole: Any = data.full
+        training: Any = data.train
         described = self.agreed(data.thparams)
         if self.task == "regress":
-            return self.updated({"mean": described.mean, "deviation": described.deviation})
-        count = len(described.classes or ())
+            _check_unit(described, training.y)
+            # A model that has been trained keeps its unit: its weights are right in no other.
+            return self if self._has_unit else self.updated({name: described[name] for name in _UNIT})
+        classes = described.classes or ()
+        count = len(classes)
+        seen = set(whole.y.tolist())
+        if missing := [name for number, name in enumerate(classes) if number not in seen]:
+            raise ConfigError(f"data.classes={classes}: no snapshot has the class {missing[0]}; leave it out")
         if self.num_classes not in (None, count):
             raise ConfigError(f"graph.num_classes={self.num_classes}: the data have {count}; leave it out")
         return self.updated({"num_classes": count})
@@ -98,6 +119,14 @@ class Graph(ModelHparams):
         )
 
 
+def _check_unit(data: GraphsHparams, values: Tensor) -> None:
+    """Whether mean and deviation, if someone has given them, are those of the training data."""
+    found = (float(values.double().mean()), float(values.double().std(correction=0)))
+    for name, value in zip(_UNIT, found, strict=True):
+        if abs(data[name] - value) > 1e-5 * (abs(found[0]) + found[1]):  # the values are float32
+            raise ConfigError(f"data.{name}={data[name]}: the training data have {value:g}; leave it out")
+
+
 class LatticeModel(Model[Graph]):
     """The network that the settings name, with the loss of its task.
 
@@ -124,8 +153,8 @@ class LatticeModel(Model[Graph]):
         return self.thparams.mean + self.thparams.deviation * outputs[:, 0]
 
     def compute_metrics(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Cross entropy (nats) and accuracy; of task=regress the mean squared error, in the target's unit and (loss) in the
-        variance of the training data."""
+        """Cross entropy (nats) and accuracy; of task=regress the mean squared error, in the target's unit and (loss) in that of
+        the network."""
         outputs = self(batch)
         if self.thparams.task == "classify":
             accuracy = (outputs.argmax(dim=1) == batch.y).to(outputs.dtype).mean()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from qsr.graph.lattice_data import GraphsHparams, LatticeGraphs, target_values
@@ -82,18 +81,19 @@ def predict_graphs(stored: StoredRun, model: LatticeModel, data: Any) -> GraphRe
     found = model.predictions(graphs)
     name = described.updated({"task": settings.task}).target_name
     known = {**data.params, **data.columns}
-    truth = target_values(data, name, where) if name in known else None
+    # NaN: nobody knows it.
+    truth = target_values(data, name, where, unknown=True) if name in known else np.full(len(graphs), np.nan)
     columns: dict[str, NDArray[Any]] = {key: known[key] for key in (*varying(data.params), "state_id", name) if key in known}
-    about = {"columns": columns, "params": data.params}
+    about: dict[str, Any] = {"columns": columns, "params": data.params}
     if settings.task == "regress":
-        columns["predicted"] = found.numpy()
-        squares = np.empty(0) if truth is None else (columns["predicted"] - truth) ** 2
-        metrics, errors = means({"test/mse": squares})
-        return GraphReport(summary=f"{len(graphs)} predictions", metrics=metrics, errors=errors, parameter=name, **about)
+        columns["predicted"], told = found.numpy(), ~np.isnan(truth)
+        metrics, errors = means({"test/mse": (columns["predicted"] - truth)[told] ** 2})
+        of = "" if told.all() or not told.any() else f", metrics of the {told.sum()} snapshots whose {name} is known"
+        return GraphReport(summary=f"{len(graphs)} predictions{of}", metrics=metrics, errors=errors, parameter=name, **about)
     classes = described.classes or tuple(range(found.shape[1]))
     columns["predicted"] = np.array(classes)[found.argmax(dim=1).numpy()]
     columns |= {f"p_{value}": found[:, number].numpy() for number, value in enumerate(classes)}
-    numbers = torch.full((len(graphs),), -1) if truth is None else class_numbers(truth, classes)
+    numbers = class_numbers(truth, classes)
     seen = numbers >= 0
     right = (found[seen].argmax(dim=1) == numbers[seen]).double()
     metrics, errors = means({"test/accuracy": right.numpy(), "test/nll": -found[seen, numbers[seen]].log().numpy()})

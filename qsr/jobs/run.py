@@ -184,8 +184,11 @@ def log_baseline(settings: RunSettings) -> None:
         logger.info("best product of site states: E/N = %.6f", energy / hamiltonian.num_sites)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, named_by: str = "--output") -> None:
     """Make the folder for the results and try to write there, before the work.
+
+    Args:
+        named_by: what names the folder, for the error.
 
     Raises:
         ConfigError: if that fails.
@@ -195,4 +198,4 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot write the results there ({error.strerror}); choose another --output") from None
+        raise ConfigError(f"{folder}: cannot write the results there ({error.strerror}); choose another {named_by}") from None

@@ -132,7 +132,7 @@ def make_snapshots(
     if file is not None:
         if Path(file).is_dir():
             raise ConfigError(f"{file}: a directory, expected the name of a file")
-        check_writable(Path(file).resolve().parent)
+        check_writable(Path(file).resolve().parent, "FILE")
     drawn: list[_State] = []
     for number, state in enumerate(states):
         if isinstance(state, (Hparams, Mapping)):
@@ -172,7 +172,7 @@ def state_labels(rule: str | None, known: Sequence[Mapping[str, float]]) -> NDAr
     """(K,) the label of each state, by what is known of it; None without a rule.
 
     Raises:
-        ConfigError: for an unknown quantity, and for one label for all.
+        ConfigError: for a quantity that not all states have, and for one label for all.
     """
     if rule is None:
         return None
@@ -180,8 +180,10 @@ def state_labels(rule: str | None, known: Sequence[Mapping[str, float]]) -> NDAr
         labels = np.arange(len(known))
     else:
         name, holds, bound = parsed_rule(rule)
-        if name not in known[0]:
-            raise ConfigError(f"snapshots.labels={rule}: there is no quantity '{name}'{nearest(name, known[0])}")
+        lacking = [number for number, values in enumerate(known) if name not in values]
+        if lacking:
+            where = "there is" if len(lacking) == len(known) else f"state {lacking[0]} has"
+            raise ConfigError(f"snapshots.labels={rule}: {where} no quantity '{name}'{nearest(name, known[lacking[0]])}")
         labels = np.array([int(holds(values[name], bound)) for values in known], dtype=np.int64)
     if len(np.unique(labels)) < 2:
         raise ConfigError(f"snapshots.labels={rule}: all states have the label {labels[0]}; there is nothing to tell apart")
@@ -249,7 +251,7 @@ def _report(drawn: Sequence[_State], labels: NDArray[np.int64] | None, shots: Sh
         attributes,
     )
     varying = [name for name in shared if len({numbers[name] for numbers in known}) > 1]
-    shown = [name for name in ("density_mean", "staggered_abs") if name in drawn[0].observables]
+    shown = [name for name in ("density_mean", "staggered_abs") if all(name in state.observables for state in drawn)]
     rows = [
         {
             **{name: float(values[number]) for name, values in columns.items()},

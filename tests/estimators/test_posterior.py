@@ -8,6 +8,7 @@ import pytest
 import qsr
 from qsr.estimators import best_accuracy, least_squared_error, posterior, read_probabilities, state_probabilities
 from qsr.hamiltonians.base import configurations
+from qsr.hparams import ConfigError
 
 E10, E01 = 0.07, 0.02
 DELTAS = np.arange(-0.5, 3.01, 0.25)
@@ -55,6 +56,22 @@ def test_equal_states_tell_nothing_and_disjoint_ones_everything() -> None:
     assert least_squared_error(np.eye(4), [0.0, 1.0, 2.0, 3.0]) == pytest.approx(0.0, abs=1e-15)
     with pytest.raises(ValueError, match="snapshot 1: has probability 0 in all 2 states"):
         posterior(np.eye(4)[:2], np.array([[0, 0], [0, 1]], dtype=np.uint8))
+
+
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    table = random_table(3, 2)
+    for labels in ([0, 1], [0, 1, 1, 0], [[0, 1, 1]], 1):
+        with pytest.raises(ConfigError, match="labels: expected one for each of the 3 states of the table, found"):
+            best_accuracy(table, labels)
+        with pytest.raises(ConfigError, match="values: expected one for each of the 3 states"):
+            least_squared_error(table, labels)
+    for width in (1, 3):
+        with pytest.raises(ConfigError, match=r"expected snapshots \(S, 2\), as the table is of 2 sites, found \(4, "):
+            posterior(table, np.zeros((4, width), dtype=np.uint8))
+    with pytest.raises(ConfigError, match=r"expected snapshots \(S, 2\)"):
+        posterior(table, np.zeros(2, dtype=np.uint8))
+    with pytest.raises(ConfigError, match="must hold 0"):
+        posterior(table, np.array([[0, 2]], dtype=np.uint8))
 
 
 def test_the_numbers_of_3x3() -> None:

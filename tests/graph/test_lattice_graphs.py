@@ -163,6 +163,17 @@ def test_the_detuning_is_read_off_single_snapshots(tmp_path: Path) -> None:
         ({}, {"target": "phase"}, "the snapshots have no 'phase'"),
         ({"cutoff": 2}, {"cutoff": 1}, r"data\.cutoff=1.*: the model has cutoff=2"),
         ({"num_classes": 3}, {}, r"graph\.num_classes=3: the data have 2"),
+        ({"task": "regress", "num_classes": 2}, {}, r"graph\.num_classes=2: is for task=classify, not for regress"),
+        ({"mean": 1.0}, {}, r"graph\.mean=1.0: is for task=regress, not for classify"),
+        ({"deviation": 2.0}, {}, r"graph\.deviation=2.0: is for task=regress, not for classify"),
+        ({"task": "regress", "mean": 1.0}, {}, "of mean and deviation only one is given; give both, or leave both out"),
+        ({"task": "regress"}, {"classes": (0, 1)}, r"data\.classes=\(0, 1\): is for task=classify, not for regress"),
+        ({}, {"mean": 1.0, "deviation": 1.0}, r"data\.mean=1.0: is for task=regress, not for classify"),
+        ({}, {"classes": (0, 1, 5)}, r"data\.classes=\(0, 1, 5\): no snapshot has the class 5; leave it out"),
+        ({}, {"classes": (0, 1, 1)}, "a class stands there twice"),
+        ({}, {"classes": (0, 5)}, "1 is no class of the training data"),
+        ({"task": "regress"}, {"mean": 1.0}, "only one is given; both are filled in, leave them out"),
+        ({"task": "regress"}, {"mean": 9.0, "deviation": 1.0}, r"data\.mean=9.0: the training data have 1\.\d+; leave it out"),
         ({"module_name": "a.B"}, {}, r"graph\.module_name=a\.B: is for models of your own"),
         ({"depth": 2}, {}, r"graph\.depth: unknown setting"),
         ({}, {"split": (0.99, 0.01, 0.0)}, "three shares greater than 0"),
@@ -184,3 +195,45 @@ def test_labels_of_another_meaning_are_said_to_be_others(file: Path, tmp_path: P
     )
     rule = found.attributes["label_rule"]
     assert predict_table(run, other).summary.endswith(f"; its labels are V>1, those of the training were {rule}")
+
+
+def test_what_is_filled_in_may_stand_there_already(file: Path, tmp_path: Path) -> None:
+    """As in the settings of a run; the classes may have another order, and a trained model keeps its unit on other data."""
+    train = {"max_epochs": 1, "dir": str(tmp_path)}
+    turned = qsr.fit({"type": "graph", "width": 4}, {"file": str(file), "classes": (1, 0)}, train)
+    assert turned.settings.data.classes == (1, 0) and turned.settings.model.num_classes == 2
+    first = qsr.fit({"type": "graph", "task": "regress", "width": 4}, {"file": str(file)}, train)
+    unit = (first.model.thparams.mean, first.model.thparams.deviation)
+    assert unit == (first.settings.data.mean, first.settings.data.deviation) and 1 < unit[0] < 1.5 and unit[1] > 0.5
+    own = {"mean": unit[0], "deviation": unit[1]}
+    again = qsr.fit({"type": "graph", "task": "regress", "width": 4}, {"file": str(file), **own}, train)
+    assert (again.settings.data.mean, again.model.thparams.deviation) == unit
+    other = snapshots(tmp_path / "other.h5", shots=5, shape=(3, 3), seed=4)
+    more = qsr.fit(first.model, {"file": str(other), "seed": 3}, train)
+    assert (more.model.thparams.mean, more.model.thparams.deviation) == unit
+    assert more.settings.data.mean != unit[0], "that of its own training data"
+
+
+def test_targets_that_nobody_knows_are_left_out(file: Path, tmp_path: Path) -> None:
+    train = {"max_epochs": 1, "dir": str(tmp_path)}
+    source = read_snapshots(file)
+
+    def read(run: qsr.Run, name: str, unknown: np.ndarray, value: float = np.nan) -> Any:
+        target = np.where(unknown, value, {**source.columns, **source.params}[name].astype(float))
+        columns = {**source.columns, "labels": np.zeros(len(unknown))} if name != "labels" else source.columns
+        return predict_table(run, Snapshots(source.configs, source.positions, {**columns, name: target}, {}, source.attributes))
+
+    run = qsr.fit({"type": "graph", "task": "regress", "width": 4}, {"file": str(file)}, train)
+    some = np.arange(len(source.configs)) % 3 == 0
+    report = read(run, "delta", some)
+    errors = (report.columns["predicted"] - source.params["delta"])[~some]
+    assert report.metrics["test/mse"] == pytest.approx((errors**2).mean())
+    assert report.summary == f"{len(some)} predictions, metrics of the {(~some).sum()} snapshots whose delta is known"
+    assert read(run, "delta", some | True).metrics == {} and len(read(run, "delta", ~some & some).lines()) == 2
+    with pytest.raises(ConfigError, match="delta is inf for some snapshots"):
+        read(run, "delta", some, np.inf)
+    run = qsr.fit({"type": "graph", "width": 4}, {"file": str(file)}, train)
+    report = read(run, "labels", some)
+    right = report.columns["predicted"] == source.columns["labels"]
+    assert report.metrics["test/accuracy"] == pytest.approx(right[~some].mean())
+    assert read(run, "labels", some | True).metrics == {}

@@ -141,6 +141,9 @@ def test_linear_layers_in_a_row() -> None:
     x = features(2)
     expected = (x @ first.weight.T).relu() @ last.weight.T + last.bias
     torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-14)
+    plain = LinearSequential([[2, 4], [4, 3]], [nn.ReLU, nn.Identity], linear_kwargs=[None, {"bias": False}])
+    assert [layer.bias is None for layer in plain.layers if isinstance(layer, nn.Linear)] == [False, True]
+    assert plain.to_config()["linear_kwargs"] == [None, {"bias": False}]
     slope = LinearSequential([[2, 2]], [nn.LeakyReLU], activation_kwargs=[{"negative_slope": 0.5}]).layers[1]
     assert slope(torch.tensor(-2.0)) == -1.0
 
@@ -155,7 +158,21 @@ def test_linear_layers_in_a_row() -> None:
             {"dims": [[1, 2]], "activations": [nn.ReLU], "activation_kwargs": [{}, {}]},
             "activation_kwargs must have the same length as dims",
         ),
-        ({"dims": [[1]], "activations": [nn.ReLU]}, r"dims\[0\]: Linear\(1\) failed"),
+        *(
+            ({"dims": [[1, 2], widths], "activations": [nn.ReLU, nn.ReLU]}, r"dims\[1\]=.*: must be \[in, out\]")
+            for widths in ([1], [2, 3, 4], [2, 0], [2, 3.0], [2, True], {2: 3}, 3, None, "23")
+        ),
+        ({"dims": {"a": [1, 2]}, "activations": [nn.ReLU]}, "dims must be a list, found {'a'"),
+        ({"dims": [[1, 2]], "activations": nn.ReLU}, "activations must be a list"),
+        ({"dims": [[1, 2]], "activations": [nn.ReLU], "linear_kwargs": {"bias": False}}, "linear_kwargs must be a list"),
+        (
+            {"dims": [[1, 2]], "activations": [nn.ReLU], "activation_kwargs": [True]},
+            r"activation_kwargs\[0\]=True: must be a mapping",
+        ),
+        (
+            {"dims": [[1, 2]], "activations": [nn.ReLU], "linear_kwargs": [{"bais": 1}]},
+            r"dims\[0\]: Linear\(1, 2, bais=1\) failed",
+        ),
         ({"dims": [[1, 2]], "activations": [torch.optim.Adam]}, "must be a layer"),
     ],
 )

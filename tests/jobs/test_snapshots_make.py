@@ -131,3 +131,23 @@ def test_refused_states(tmp_path: Path) -> None:
         make_snapshots([qsr.Rydberg(Lx=5, Ly=5)])
     with pytest.raises(ConfigError, match="a directory, expected the name of a file"):
         make_snapshots(problems(), tmp_path)
+
+
+def test_states_of_different_problems(tmp_path: Path) -> None:
+    states = [qsr.Rydberg(Lx=2, Ly=3, delta=2.0), qsr.TFIM(Lx=2, Ly=3, h=1.0), qsr.Rydberg(Lx=2, Ly=3, delta=0.5)]
+    with pytest.raises(ConfigError, match=r"snapshots\.labels=delta>1: state 1 has no quantity 'delta'"):
+        make_snapshots(states, shots=2, labels="delta>1")
+    with pytest.raises(ConfigError, match="state 0 has no quantity 'h'"):
+        make_snapshots(states, shots=2, labels="h>0")
+    runs = [qsr.train(state, qsr.RNN(patch="1", Nh=4), {"steps": 1, "K": 8, "dir": str(tmp_path)}).path for state in states[:2]]
+    with pytest.raises(ConfigError, match="state 1 has no quantity 'delta'"):
+        make_snapshots(runs, shots=2, labels="delta>1", device="cpu")
+    report = make_snapshots([*states[:2], *runs], tmp_path / "s.h5", shots=2, labels="state", device="cpu")
+    assert report.snapshots.columns["labels"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3] and len(report.lines()) == 5
+    assert "delta" not in read_snapshots(tmp_path / "s.h5").params
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write the results there \(.*\); choose another FILE"):
+        make_snapshots(problems(), tmp_path / "a file" / "s.h5")
