@@ -184,7 +184,10 @@ class _Source:
     def sample(self, number: int) -> Any:
         """What the reader makes of a sample."""
         file, inside = self._place(number)
-        return self.reader(self.stores[file], inside, *self.dtypes, self.validate)
+        try:
+            return self.reader(self.stores[file], inside, *self.dtypes, self.validate)
+        except IndexError as error:
+            raise ConfigError(f"{self.stores.files[file]}: sample {inside} cannot be read: {reason(error)}") from error
 
     def read(self, number: int) -> Any:
         """A sample that is a graph."""
@@ -212,7 +215,8 @@ class _Source:
     def column(self, name: str) -> NDArray[Any]:
         """(all samples,) an array of the files."""
         files = self.stores.files
-        parts = [column(arrays_of(self.stores[number]), name, file) for number, file in enumerate(files)]
+        counts = np.diff(self.ends, prepend=0)
+        parts = [column(arrays_of(self.stores[number]), name, counts[number], file) for number, file in enumerate(files)]
         return np.concatenate(parts)
 
     def fingerprint(self) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.base import ConfigError
+from qsr.runs.files import reason
 from qsr.snapshots import SCHEMA
 
+MOST_MEMBERS = 100  # of a store that is looked at; others have a group for each sample
 COUNTS = ("num_samples", "num_causal_sets")  # what a file may call its number of samples
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")
 
@@ -32,7 +35,10 @@ def open_store(path: str | Path) -> Any:
             raise ConfigError(f"{path}: zarr stores need zarr: pip install 'qsr[graph]'") from None
         return LocalStore(file, read_only=True)
     if file.is_file() and h5py.is_hdf5(file):
-        return h5py.File(file, "r")
+        try:
+            return h5py.File(file, "r")
+        except OSError as error:
+            raise ConfigError(f"data.files: {path}: {reason(error)}") from None
     found = "no such file" if not file.exists() else "neither an HDF5 file nor a zarr store"
     raise ConfigError(f"data.files: {path}: {found}")
 
@@ -43,7 +49,20 @@ def arrays_of(store: Any) -> Any:
         return store
     import zarr
 
-    return zarr.open_group(store, mode="r")
+    return once(store, "arrays", lambda: zarr.open_group(store, mode="r"))
+
+
+def once(store: Any, name: str, make: Callable[[], Any]) -> Any:
+    """What `make` returns, called once for each open store; it goes when the store does, and must not hold an HDF5 file."""
+    kept = vars(store).setdefault("_qsr", {})
+    if name not in kept:
+        kept[name] = make()
+    return kept[name]
+
+
+def name_of(store: Any) -> str:
+    """The file or folder of an open store."""
+    return str(getattr(store, "filename", None) or getattr(store, "root", store))
 
 
 def is_snapshots(arrays: Any) -> bool:
@@ -58,23 +77,71 @@ def sample_count(arrays: Any, where: str) -> int:
     attribute `sample_axes` names, else of all one-dimensional arrays.
 
     Raises:
-        ConfigError: if none of these tells.
+        ConfigError: if none of these tells, or not how many there can be.
     """
     if is_snapshots(arrays):
+        if "configs" not in arrays:
+            raise ConfigError(f"{where}: has the schema {SCHEMA}, and no array configs")
         return int(arrays["configs"].shape[0])
+    axes = _sample_axes(arrays, where) if "sample_axes" in arrays.attrs else None
     for name in COUNTS:
-        if name in arrays.attrs:
-            return int(arrays.attrs[name])
-        if name in arrays:
-            return int(np.asarray(arrays[name][...]).ravel()[0])
-    if "sample_axes" in arrays.attrs:
-        lengths = {str(name): arrays[str(name)].shape[0] for name in arrays.attrs["sample_axes"]}
-    else:
-        lengths = {name: array.shape[0] for name, array in _members(arrays) if len(getattr(array, "shape", ())) == 1}
+        if name in arrays.attrs or name in arrays:
+            count = _count(arrays.attrs[name] if name in arrays.attrs else arrays[name], name, where)
+            _check_rows(arrays, axes, count, name, where)
+            return count
+    lengths = axes if axes is not None else {name: shape[0] for name, shape in _shapes(arrays).items() if len(shape) == 1}
     if len(set(lengths.values())) == 1:
         return int(next(iter(lengths.values())))
     found = ", ".join(f"{name} {length}" for name, length in lengths.items()) or "no one-dimensional array"
     raise ConfigError(f"{where}: how many samples are there? expected an attribute num_samples, found {found}")
+
+
+def _count(value: Any, name: str, where: str) -> int:
+    try:
+        (found,) = np.asarray(value[...] if hasattr(value, "shape") else value).ravel().tolist()
+        count = int(found)
+        if count < 0 or count != found:
+            raise ValueError
+    except (TypeError, ValueError):
+        shown = f"of shape {value.shape}" if getattr(value, "shape", ()) else repr(value)
+        raise ConfigError(f"{where}: {name} must be one whole number, at least 0, found {shown}") from None
+    return count
+
+
+def _sample_axes(arrays: Any, where: str) -> dict[str, int]:
+    """Lengths of the arrays that `sample_axes` names."""
+    named = arrays.attrs["sample_axes"]
+    names = [named] if isinstance(named, (str, bytes)) else list(named) if isinstance(named, Iterable) else [named]
+    lengths = {}
+    for name in (name.decode() if isinstance(name, bytes) else str(name) for name in names):
+        shape = getattr(arrays[name], "shape", ()) if name in arrays else ()
+        if not shape:
+            known = ", ".join(_shapes(arrays)) or "none"
+            raise ConfigError(
+                f"{where}: sample_axes names '{name}', expected arrays with a row for each sample; there are {known}"
+            )
+        lengths[name] = int(shape[0])
+    return lengths
+
+
+def _check_rows(arrays: Any, axes: Mapping[str, int] | None, count: int, name: str, where: str) -> None:
+    """Whether there can be so many samples: a sample that is not there would end a training in its first epoch."""
+    if axes is None:
+        root = getattr(getattr(arrays, "store", None), "root", None)  # of a zarr store
+        members = len(arrays) if root is None else sum(1 for _ in islice(Path(root).iterdir(), MOST_MEMBERS + 1))
+        shapes = _shapes(arrays) if members <= MOST_MEMBERS else {}
+        lengths = {array: shape[0] for array, shape in shapes.items() if shape and array not in COUNTS}
+        if not lengths or any(member not in (*shapes, "params") for member, _ in _members(arrays)):
+            return  # samples are groups, or who knows what
+        axes = dict([max(lengths.items(), key=lambda item: item[1])])
+    for array, length in axes.items():
+        if length < count:
+            raise ConfigError(f"{where}: {name}={count}, and the array {array} has {length} rows")
+
+
+def _shapes(arrays: Any) -> dict[str, tuple[int, ...]]:
+    found = {name: tuple(array.shape) for name, array in _members(arrays) if hasattr(array, "shape")}
+    return dict(sorted(found.items()))  # zarr tells them in any order
 
 
 def find_column(arrays: Any, name: str) -> Any:
@@ -83,16 +150,18 @@ def find_column(arrays: Any, name: str) -> Any:
     return None if place is None else arrays[place]
 
 
-def column(arrays: Any, name: str, where: str) -> NDArray[Any]:
-    """(S,) one number for each sample.
+def column(arrays: Any, name: str, count: int, where: str) -> NDArray[Any]:
+    """(S,) one number for each of `count` samples.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is none, or too few.
     """
     found = find_column(arrays, name)
-    if found is None:
-        raise ConfigError(f"{where}: has no array '{name}' with a number for each sample")
-    return np.asarray(found[:])
+    shape: tuple[int, ...] = getattr(found, "shape", ())
+    if len(shape) != 1 or shape[0] < count:
+        lacking = f", found {shape}" if shape else ""
+        raise ConfigError(f"{where}: has no array '{name}' with a number for each of {count} samples{lacking}")
+    return np.asarray(found[:count])
 
 
 def stamps(path: str | Path) -> list[tuple[str, int, int]]:
