@@ -69,6 +69,11 @@ class GraphDataHparams(Hparams):
     float_type: Literal["float32", "float64"] = Hparam("float32", help="what the reader is asked for")
     int_type: Literal["int32", "int64"] = Hparam("int64", help="what the reader is asked for")
 
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file(cls, value: Any) -> Any:
+        return (str(value),) if isinstance(value, (str, Path)) else value
+
     @field_validator(*_CALLABLES)
     @classmethod
     def _can_be_called(cls, value: Any, checked: ValidationInfo) -> Any:
@@ -186,8 +191,11 @@ class _Source:
         file, inside = self._place(number)
         try:
             return self.reader(self.stores[file], inside, *self.dtypes, self.validate)
-        except IndexError as error:
-            raise ConfigError(f"{self.stores.files[file]}: sample {inside} cannot be read: {reason(error)}") from error
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+            said = f"{type(error).__name__}: {reason(error)}"
+            raise ConfigError(f"{self.stores.files[file]}: sample {inside} cannot be read by data.reader: {said}") from error
 
     def read(self, number: int) -> Any:
         """A sample that is a graph."""

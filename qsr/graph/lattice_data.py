@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from qsr.hparams import ConfigError, Hparam, nearest
 from qsr.snapshots import Snapshots, read_snapshots
 from qsr.training.files import FileData, FileHparams
 from qsr.training.rows import Rows, class_numbers
+
+logger = logging.getLogger(__name__)
 
 Task = Literal["classify", "regress"]
 
@@ -163,7 +166,13 @@ class LatticeData(FileData[GraphsHparams]):
                 if not training.std() > 0:
                     raise ConfigError(f"{where}: {settings.target_name} is {values[0]:g} everywhere; there is nothing to learn")
         self.thparams = settings.updated(found)
-        return LatticeGraphs.of_snapshots(snapshots, where, settings.cutoff, settings.power, y)
+        graphs = LatticeGraphs.of_snapshots(snapshots, where, settings.cutoff, settings.power, y)
+        if not graphs.edge_attr.numel():
+            logger.warning(
+                "graph.cutoff=%g: no two sites are that close; the network sees how many are excited, and no more",
+                settings.cutoff,
+            )
+        return graphs
 
     def check_like(self, stored: Any) -> None:
         if not isinstance(stored, GraphsHparams):

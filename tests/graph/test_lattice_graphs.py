@@ -133,8 +133,9 @@ def test_permuted_labels_cannot_be_predicted(tmp_path: Path) -> None:
     assert abs(accuracy - 0.5) < 3 * 0.5 / np.sqrt(12000)
 
 
-def test_without_edges_only_the_density_is_seen(tmp_path: Path) -> None:
+def test_without_edges_only_the_density_is_seen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run, _ = run_of(tmp_path, {"cutoff": 0.9}, "delta>1.75")
+    assert "graph.cutoff=0.9: no two sites are that close" in caplog.text
     table = state_probabilities([qsr.Rydberg(Lx=3, Ly=3, V=7, delta=delta).build() for delta in EASY])
     excited = np.array([state.bit_count() for state in range(512)])
     of_density = np.stack([np.bincount(excited, row, minlength=10) for row in table])

@@ -81,7 +81,7 @@ def test_how_many_samples_there_are(tmp_path: Path, kind: str) -> None:
 def test_a_sample_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = stored(tmp_path / "s.h5", "h5", {"num_samples": 5}, configs=np.zeros((3, 6)), sites=np.zeros((6, 2)), labels=[1, 2, 3])
     dataset = GraphDataset({"files": [str(path)], "reader": read_row})
-    with pytest.raises(ConfigError, match=r"s\.h5: sample 4 cannot be read: row out of range$"):
+    with pytest.raises(ConfigError, match=r"s\.h5: sample 4 cannot be read by data.reader: IndexError: row out of range$"):
         dataset[4]
     with pytest.raises(ConfigError, match=r"s\.h5: has no array 'labels' with a number for each of 5 samples, found \(3,\)"):
         dataset.column("labels")
@@ -194,3 +194,21 @@ def test_a_file_is_closed_as_soon_as_nobody_reads_it(tmp_path: Path) -> None:
         assert file() is None
     finally:
         gc.enable()
+
+
+def no_such_array(store: Any, idx: int, float_dtype: torch.dtype, int_dtype: torch.dtype, validate: bool) -> Any:
+    return store["nope"][idx]
+
+
+def too_few(store: Any, idx: int) -> Any:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("reader", "said"), [(no_such_array, "KeyError: .*nope"), (too_few, r"TypeError: too_few\(\) takes 2 positional")]
+)
+def test_a_reader_that_fails_names_the_file_and_the_sample(tmp_path: Path, reader: Any, said: str) -> None:
+    file = snapshots(tmp_path / "s.h5")
+    dataset = GraphDataset({"files": str(file), "reader": reader})
+    with pytest.raises(ConfigError, match=rf"s\.h5: sample 3 cannot be read by data\.reader: {said}"):
+        dataset[3]
