@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from qsr.graph.fingerprint import digest
 from qsr.graph.learner import Evaluated
 from qsr.hparams import ConfigError
 from qsr.runs import save_weights
 from qsr.training import Callback, Trainer
 from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
+from qsr.training.random import derived_seed, forked_generators
 from qsr.training.stopping import BEST
 
 logger = logging.getLogger(__name__)
@@ -62,6 +64,31 @@ class ValidationRows(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.validator.load_state_dict(state)
+
+
+class SameData(Callback):
+    """Notices when a run goes on with other data than it was begun with: another number of samples, another first or last one.
+
+    Args:
+        loader: of the training; nothing is known of one without a `dataset` that has a length.
+        seed: of what transforms draw.
+    """
+
+    def __init__(self, loader: Any, seed: int) -> None:
+        dataset: Any = getattr(loader, "dataset", None)
+        self.known: list[Any] | None = None
+        if hasattr(dataset, "__len__") and len(dataset):
+            with forked_generators(seed=derived_seed(seed, "data")):
+                ends = [dataset[0], dataset[len(dataset) - 1]]
+            plain = [part.to_dict() if hasattr(part, "to_dict") else part for part in ends]
+            self.known = [len(dataset), digest(plain, "files")]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"known": self.known}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if None not in (self.known, state["known"]) and self.known != state["known"]:
+            raise ConfigError("train_loader: other samples than those that the run was begun with")
 
 
 class Stopping(Callback):

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from qsr.graph.building import built_evaluator, built_network, built_stopper, check_same, run_settings
-from qsr.graph.callbacks import BestModel, EpochLosses, Stopping, TrialReport, ValidationRows
+from qsr.graph.callbacks import BestModel, EpochLosses, SameData, Stopping, TrialReport, ValidationRows
 from qsr.graph.config import GraphConfig
 from qsr.graph.learner import Evaluated, GraphLearner
 from qsr.graph.loading import chosen_parts, loader
@@ -263,7 +263,8 @@ class Trainer:
         history = [] if self.directory is None else [HistoryWriter(self.directory.history)]
         reports = [] if trial is None else [TrialReport(trial)]
         bar = [ProgressBar()] if progress else []
-        watching = [*history, ProgressLog(), *bar, *self._watchers, *reports, *callbacks]
+        same = SameData(train_loader, self.seed)
+        watching = [*history, ProgressLog(), *bar, same, *self._watchers, *reports, *callbacks]
         rule = TorchUpdate(self._learner, self.settings, stage)
         trainer = OneTrainer(self._learner, objective, rule, watching, self.settings, self.directory, stage)
         with ExitStack() as stack:

@@ -72,7 +72,9 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         Trainer.load_checkpoint(found.data_path, config(tmp_path, {"num_epochs": 5}))
     again = Trainer.load_checkpoint(found.data_path, config(tmp_path / "elsewhere"))
     with pytest.raises(ConfigError, match="train_loader: has 12 batches"):
-        again.run_training(*again.prepare_dataloaders(rings(120))[:2])
+        again.run_training(*map(list, again.prepare_dataloaders(rings(120))[:2]))
+    with pytest.raises(ConfigError, match="train_loader: other samples than those that the run was begun with"):
+        again.run_training(*again.prepare_dataloaders(rings(60, seed=99))[:2])
 
 
 class Stop(Callback):
