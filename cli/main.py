@@ -10,6 +10,7 @@ from qsr import __version__
 from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
 
+from .about import compare, info, report
 from .commands import exact, finetune, load, plot, train, transfer
 from .graph import graph
 from .hsm import hsm
@@ -31,7 +32,7 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, finetune, transfer, exact, plot, hsm, snapshots, graph):
+for _command in (train, load, finetune, transfer, exact, plot, info, compare, report, hsm, snapshots, graph):
     qsr.add_command(_command)
 
 

@@ -12,12 +12,16 @@ from qsr.hparams.registry import resolve as _resolve
 from qsr.jobs import Evaluation as Evaluation
 from qsr.jobs import ExactReport as ExactReport
 from qsr.jobs import Run as Run
+from qsr.jobs import compare as compare
 from qsr.jobs import evaluate as evaluate
 from qsr.jobs import evaluate_on_data as evaluate_on_data
 from qsr.jobs import exact as exact
 from qsr.jobs import finetune as finetune
 from qsr.jobs import fit as fit
+from qsr.jobs import info as info
 from qsr.jobs import plot as plot
+from qsr.jobs import predict_table as predict_table
+from qsr.jobs import report as report
 from qsr.jobs import resume as resume
 from qsr.jobs import train as train
 from qsr.jobs import transfer as transfer

@@ -1,5 +1,8 @@
 """The jobs of the command line as plain functions, with the same arguments."""
 
+from qsr.jobs.compare import PICTURE_FILE as COMPARISON  # noqa: F401
+from qsr.jobs.compare import Comparison as Comparison
+from qsr.jobs.compare import compare as compare
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
 from qsr.jobs.finetune import finetune as finetune
@@ -8,8 +11,11 @@ from qsr.jobs.fit import evaluate_on_data as evaluate_on_data
 from qsr.jobs.fit import fit as fit
 from qsr.jobs.geometry import GeometryReport as GeometryReport
 from qsr.jobs.geometry import hsm_geometry as hsm_geometry
+from qsr.jobs.info import RunInfo as RunInfo
+from qsr.jobs.info import info as info
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
+from qsr.jobs.page import report as report
 from qsr.jobs.plot import plot as plot
 from qsr.jobs.predict import predict_table as predict_table
 from qsr.jobs.predict import predicts as predicts
