@@ -14,13 +14,14 @@ pytest := OMP_NUM_THREADS=1 $(python) -m pytest -q -n 2 --dist worksteal
 # The stamp's name follows the torch that was asked for and the folder, so that either change installs again.
 stamp := $(VENV)/installed-$(shell printf '%s|%s' "$(TORCH)" "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 
-.PHONY: help venv demo test test-all check bench bench-hsm bench-qembed clean
+.PHONY: help venv demo test test-all check docs bench bench-hsm bench-qembed clean
 
 help:
 	@echo 'make demo      install into $(VENV), find a 4x4 ground state, compare with the exact one'
 	@echo 'make test      the tests (some minutes)'
 	@echo 'make test-all  the slow ones too'
 	@echo 'make check     ruff, mypy, import layers'
+	@echo 'make docs      the documentation site, into site/'
 	@echo 'make bench-hsm Hilbert-space models: steps, tables, geometry (about 10 minutes)'
 	@echo 'make bench-qembed  quantum embeddings: jobs with exact answers, energies (about 15 minutes)'
 	@echo 'make bench     the short benchmarks and their picture (about 10 minutes)'
@@ -51,6 +52,9 @@ test: $(stamp)
 
 test-all: $(stamp)
 	@$(pytest) -m "" $(PYTEST_ARGS)
+
+docs: $(stamp)
+	@NO_MKDOCS_2_WARNING=1 $(python) -m mkdocs build --strict -q && echo 'open site/index.html'
 
 check: $(stamp)
 	@$(python) -m ruff check .
