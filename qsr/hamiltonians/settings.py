@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import PrivateAttr, model_validator
 
 from qsr.hamiltonians.pauli_text import read_terms
@@ -19,12 +20,28 @@ if TYPE_CHECKING:
 class LatticeHparams(Hparams):
     """A problem on an Lx x Ly lattice."""
 
-    energy_unit: ClassVar[str] = "J"  # which parameter sets the scale of all energies
     sizes_itself: ClassVar[bool] = False  # whether the number of sites is known without Lx and Ly
+    # Stored settings that mean nothing any more when another value of one is given (name -> those that it replaces).
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
     Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
     boundary: Literal["open", "periodic"] = Hparam("open", help="boundary condition, in both directions")
+
+    @property
+    def energy_unit(self) -> str:
+        """What energies are in units of: the parameter that sets their scale, or a unit of frequency."""
+        return "J"
+
+    @property
+    def energy_scale(self) -> float:
+        """The energy, in `energy_unit`, that learning rates and gradients are relative to."""
+        return 1.0
+
+    @property
+    def length_unit(self) -> str:
+        """What distances are in units of."""
+        return "lattice constants"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,33 +87,85 @@ class Rydberg(LatticeHparams):
     """Rydberg atoms: H = -(Omega/2) sum_i X_i - delta sum_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6.
 
     All pairs interact. Distances are in lattice constants, so V = C6/a^6 = Omega Rb^6; V, Omega and delta share one unit of
-    energy (Omega, with the default Omega = 1).
+    energy (Omega, with the default Omega = 1). With `units`, distances are in micrometres and C6 takes the place of V; C6, Omega,
+    delta and all energies are angular frequencies in rad/us, or frequencies in MHz: 1 MHz is 2 pi rad/us.
     """
 
     section: ClassVar[str] = "rydberg"
-    energy_unit: ClassVar[str] = "Omega"
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"units": ("V", "C6", "Omega", "delta"), "positions": ("spacing",)}
 
     positions: Positions | None = Hparam(
         None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"
     )
-    V: float = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1")
+    V: float | None = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1; not with units")
     # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.
     Omega: float = Hparam(1.0, ge=0.0, allow_inf_nan=False, help="Rabi frequency")
     delta: float = Hparam(1.0, allow_inf_nan=False, help="detuning; positive favours the excited state")
+    units: Literal["rad/us", "MHz"] | None = Hparam(
+        None, help="of C6, Omega, delta and energies, with lengths in micrometres; MHz: Omega = 2 pi f, and f is given"
+    )
+    C6: float | None = Hparam(None, allow_inf_nan=False, help="interaction times distance^6: rad/us um^6, or MHz um^6")
+    spacing: float | None = Hparam(None, gt=0.0, allow_inf_nan=False, help="distance of neighbours in um, with units and Lx, Ly")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_interaction(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("units") is None:
+            return values
+        return {"V": None, **values}
 
     @model_validator(mode="after")
     def _one_geometry(self) -> Any:
         if self.positions is not None:
-            for name in ("Lx", "Ly"):
+            for name in ("Lx", "Ly", "spacing"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"rydberg.positions: excludes {name}={getattr(self, name)}; the coordinates set the sites")
             if self.boundary == "periodic":
                 raise ConfigError("rydberg.positions: excludes boundary=periodic; free positions have an open boundary")
         return self
 
+    @model_validator(mode="after")
+    def _one_system_of_units(self) -> Any:
+        if self.units is None:
+            for name in ("C6", "spacing"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"rydberg.{name}={getattr(self, name)}: needs units=rad/us or units=MHz")
+            if self.V is None:
+                raise ConfigError("rydberg.V=None: must be a number, unless units and C6 are given")
+            return self
+        if self.V is not None:
+            raise ConfigError(f"rydberg.V={self.V}: excludes units={self.units}, where the interaction is C6/r^6; leave V out")
+        missing = [name for name in ("C6", "Omega", "delta") if name not in self.model_fields_set or self[name] is None]
+        if self.positions is None and self.spacing is None:
+            missing.append("spacing")
+        if missing:
+            raise ConfigError(f"rydberg.{missing[0]}: must be given with units={self.units}")
+        return self
+
+    @property
+    def energy_unit(self) -> str:
+        return self.units or "Omega"
+
+    @property
+    def energy_scale(self) -> float:
+        return 1.0 if self.units is None or self.Omega == 0 else self.Omega
+
+    @property
+    def length_unit(self) -> str:
+        if self.positions is None:
+            return super().length_unit
+        return "units of the positions" if self.units is None else "um"
+
     @property
     def shape(self) -> tuple[int, int]:
         return super().shape if self.positions is None else (len(self.positions), 1)
+
+    @property
+    def interaction(self) -> float:
+        """V at the distance 1 of `lattice()`: a lattice constant, or a micrometre for positions in units."""
+        if self.C6 is None:
+            return self.V or 0.0
+        return self.C6 if self.spacing is None else self.C6 / self.spacing**6
 
     def lattice(self) -> Lattice:
         return super().lattice() if self.positions is None else Lattice.from_positions(self.positions)
@@ -104,10 +173,21 @@ class Rydberg(LatticeHparams):
     def describe_size(self) -> str:
         return super().describe_size() if self.positions is None else f"rydberg.positions has {self.num_sites} sites"
 
+    def describe(self) -> str:
+        """Also the blockade radius, V(Rb) = Omega, in units of the smallest distance a; and the units."""
+        parts = [super().describe()]
+        if self.interaction > 0 and self.Omega > 0:
+            distances = self.lattice().distances() if self.positions is not None else np.ones((1, 1))
+            nearest = float(distances[distances > 0].min())
+            radius = (self.interaction / self.Omega) ** (1 / 6)
+            parts += [] if self.units is None else [f"Rb={radius * (self.spacing or 1.0):.4g} um"]
+            parts.append(f"Rb/a={radius / nearest:.4g}")
+        return ", ".join([*parts, *([] if self.units is None else [f"energies in {self.units}"])])
+
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.ising import RydbergHamiltonian
 
-        return RydbergHamiltonian(self.lattice(), V=self.V, Omega=self.Omega, delta=self.delta)
+        return RydbergHamiltonian(self.lattice(), V=self.interaction, Omega=self.Omega, delta=self.delta)
 
 
 class TFIM(LatticeHparams):
@@ -156,8 +236,8 @@ class Pauli(LatticeHparams):
     """
 
     section: ClassVar[str] = "pauli"
-    energy_unit: ClassVar[str] = "1"
     sizes_itself: ClassVar[bool] = True
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"file": ("terms",)}
     shorthands: ClassVar[dict[str, str]] = {"file": "text file to read the terms from"}
 
     terms: str = Hparam(help="the sum: 0.5 X0 Z3 + 1.2 Y1 Y2, or strings such as XIZI 0.5, separated by line ends or ;")
@@ -189,6 +269,10 @@ class Pauli(LatticeHparams):
             if size is not None and len(strings[0]) % size:
                 raise ConfigError(f"pauli.{name}={size}: does not divide the {len(strings[0])} sites of the terms")
         return self
+
+    @property
+    def energy_unit(self) -> str:
+        return "1"
 
     @property
     def shape(self) -> tuple[int, int]:
