@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import PrivateAttr, model_validator
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from qsr.hamiltonians.pauli_text import read_terms
 from qsr.hparams.base import ConfigError, Hparam, Hparams
-from qsr.hparams.types import Positions
+from qsr.hparams.types import Positions, SiteValues
 from qsr.lattice import Lattice
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class LatticeHparams(Hparams):
     def describe(self) -> str:
         """'rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0', for logs and titles. Raises ConfigError if the size is not set."""
         numbers = [f"{name}={value}" for name, value in self.items() if isinstance(value, float)]
+        by_site = {name: getattr(self, name) for name in ("Omega", "delta") if isinstance(getattr(self, name, None), list)}
+        numbers += [f"{name}={min(values):g}..{max(values):g} by site" for name, values in by_site.items()]
         free = getattr(self, "positions", None) is not None
         where = f"{self.num_sites} sites" if free else f"{self.shape[0]}x{self.shape[1]} {self.boundary}"
         return f"{self.section} {where}: {' '.join(numbers)}"
@@ -99,13 +101,20 @@ class Rydberg(LatticeHparams):
     )
     V: float | None = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1; not with units")
     # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.
-    Omega: float = Hparam(1.0, ge=0.0, allow_inf_nan=False, help="Rabi frequency")
-    delta: float = Hparam(1.0, allow_inf_nan=False, help="detuning; positive favours the excited state")
+    Omega: SiteValues = Hparam(1.0, help="Rabi frequency: one number, one for each site (0.5,1,1,0.5), or a file with them")
+    delta: SiteValues = Hparam(1.0, help="detuning, likewise; positive favours the excited state")
     units: Literal["rad/us", "MHz"] | None = Hparam(
         None, help="of C6, Omega, delta and energies, with lengths in micrometres; MHz: Omega = 2 pi f, and f is given"
     )
     C6: float | None = Hparam(None, allow_inf_nan=False, help="interaction times distance^6: rad/us um^6, or MHz um^6")
     spacing: float | None = Hparam(None, gt=0.0, allow_inf_nan=False, help="distance of neighbours in um, with units and Lx, Ly")
+
+    @field_validator("Omega")
+    @classmethod
+    def _not_negative(cls, value: float | list[float]) -> float | list[float]:
+        if np.min(value) < 0:
+            raise ValueError("must be at least 0")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +131,17 @@ class Rydberg(LatticeHparams):
                     raise ConfigError(f"rydberg.positions: excludes {name}={getattr(self, name)}; the coordinates set the sites")
             if self.boundary == "periodic":
                 raise ConfigError("rydberg.positions: excludes boundary=periodic; free positions have an open boundary")
+        return self
+
+    @model_validator(mode="after")
+    def _as_many_values_as_sites(self) -> Any:
+        if self.positions is None and None in (self.Lx, self.Ly):
+            return self
+        for name in ("Omega", "delta"):
+            values = getattr(self, name)
+            if isinstance(values, list) and len(values) != self.num_sites:
+                found = f"has {len(values)} numbers, and {self.describe_size()}"
+                raise ConfigError(f"rydberg.{name}: {found}; give one number, or one for each site")
         return self
 
     @model_validator(mode="after")
@@ -148,7 +168,7 @@ class Rydberg(LatticeHparams):
 
     @property
     def energy_scale(self) -> float:
-        return 1.0 if self.units is None or self.Omega == 0 else self.Omega
+        return 1.0 if self.units is None else float(np.max(self.Omega)) or 1.0
 
     @property
     def length_unit(self) -> str:
@@ -174,9 +194,9 @@ class Rydberg(LatticeHparams):
         return super().describe_size() if self.positions is None else f"rydberg.positions has {self.num_sites} sites"
 
     def describe(self) -> str:
-        """Also the blockade radius, V(Rb) = Omega, in units of the smallest distance a; and the units."""
+        """Also the blockade radius, V(Rb) = Omega (of all sites), in units of the smallest distance a; and the units."""
         parts = [super().describe()]
-        if self.interaction > 0 and self.Omega > 0:
+        if self.interaction > 0 and isinstance(self.Omega, float) and self.Omega > 0:
             distances = self.lattice().distances() if self.positions is not None else np.ones((1, 1))
             nearest = float(distances[distances > 0].min())
             radius = (self.interaction / self.Omega) ** (1 / 6)
@@ -187,7 +207,8 @@ class Rydberg(LatticeHparams):
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.ising import RydbergHamiltonian
 
-        return RydbergHamiltonian(self.lattice(), V=self.interaction, Omega=self.Omega, delta=self.delta)
+        Omega, delta = np.asarray(self.Omega), np.asarray(self.delta)
+        return RydbergHamiltonian(self.lattice(), V=self.interaction, Omega=Omega, delta=delta)
 
 
 class TFIM(LatticeHparams):

@@ -117,6 +117,7 @@ class RunSettings:
             )
         for stage in stages:
             try:
+                self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
                 self.model.check_lattice(stage.shape)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
