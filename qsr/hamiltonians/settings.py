@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import PrivateAttr, field_validator, model_validator
@@ -11,7 +12,7 @@ from pydantic import PrivateAttr, field_validator, model_validator
 from qsr.hamiltonians.pauli_text import read_terms
 from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.hparams.types import Positions, SiteValues
-from qsr.lattice import Lattice
+from qsr.lattice import CELLS, Boundary, Kind, Lattice
 
 if TYPE_CHECKING:
     from qsr.hamiltonians.base import Hamiltonian
@@ -22,11 +23,50 @@ class LatticeHparams(Hparams):
 
     sizes_itself: ClassVar[bool] = False  # whether the number of sites is known without Lx and Ly
     # Stored settings that mean nothing any more when another value of one is given (name -> those that it replaces).
-    replaces: ClassVar[dict[str, tuple[str, ...]]] = {}
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"lattice": ("geometry",)}
+    shorthands: ClassVar[dict[str, str]] = {"lattice": "geometry"}
 
-    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
-    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
-    boundary: Literal["open", "periodic"] = Hparam("open", help="boundary condition, in both directions")
+    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice, or unit cells along a1")
+    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice, or unit cells along a2; 1 for a chain")
+    boundary: Boundary = Hparam("open", help="boundary condition: in both directions, or cylinder: periodic in y only")
+    geometry: Kind = Hparam("square", help="kind of lattice, lattice=kagome: Lx x Ly cells of 1 site, honeycomb 2, kagome 3")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lattice_is_geometry(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = {**values}
+        lattice = named.pop("lattice", None)
+        if lattice is not None:
+            if named.get("geometry", lattice) != lattice:
+                raise ConfigError(f"{cls.section}.lattice={lattice}: excludes geometry={named['geometry']}, which means the same")
+            if lattice not in get_args(Kind):
+                raise ConfigError(f"{cls.section}.lattice={lattice}: must be one of {', '.join(get_args(Kind))}")
+            named["geometry"] = lattice
+        if named.get("geometry") == "chain" and named.get("Ly") is None:
+            named["Ly"] = 1
+        return named
+
+    @model_validator(mode="after")
+    def _one_dimension(self) -> Any:
+        if self.geometry == "chain":
+            if self.Ly != 1:
+                raise ConfigError(f"{self.section}.Ly={self.Ly}: must be 1 with lattice=chain")
+            if self.boundary == "cylinder":
+                raise ConfigError(f"{self.section}.boundary=cylinder: a chain is open or periodic")
+        return self
+
+    @classmethod
+    def sites_per_cell(cls, values: Mapping[str, Any]) -> int:
+        """Sites in a unit cell of the lattice that settings, not yet checked, name."""
+        kind = values.get("lattice") or values.get("geometry")
+        return len(CELLS[kind].sites) if kind in CELLS else 1
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the sites are a rectangle, which patches can tile with blocks."""
+        return self.geometry not in CELLS
 
     @property
     def energy_unit(self) -> str:
@@ -44,7 +84,7 @@ class LatticeHparams(Hparams):
         return "lattice constants"
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def cells(self) -> tuple[int, int]:
         """(Lx, Ly).
 
         Raises:
@@ -56,6 +96,12 @@ class LatticeHparams(Hparams):
         return self.Lx, self.Ly
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of sites; N x 1 where they are no rectangle. Raises ConfigError if the size is not set."""
+        rows, columns = self.cells
+        return (rows, columns) if self.is_grid else (rows * columns * self.sites_per_cell(self), 1)
+
+    @property
     def num_sites(self) -> int:
         """N. Raises ConfigError if the size is not set."""
         rows, columns = self.shape
@@ -63,22 +109,26 @@ class LatticeHparams(Hparams):
 
     def lattice(self) -> Lattice:
         """The lattice of these settings. Raises ConfigError if the size is not set."""
-        rows, columns = self.shape
-        return Lattice(rows, columns, self.boundary)
+        return Lattice.named(self.geometry, *self.cells, self.boundary)
 
     def describe_size(self) -> str:
         """'rydberg has Lx*Ly = 8*8 = 64 sites': the second half of an error about a number of sites."""
-        rows, columns = self.shape
-        return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
+        rows, columns = self.cells
+        if self.is_grid:
+            return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
+        sites = self.sites_per_cell(self)
+        return f"{self.section} has {sites}*Lx*Ly = {sites}*{rows}*{columns} = {self.num_sites} sites ({self.geometry})"
 
     def describe(self) -> str:
         """'rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0', for logs and titles. Raises ConfigError if the size is not set."""
         numbers = [f"{name}={value}" for name, value in self.items() if isinstance(value, float)]
         by_site = {name: getattr(self, name) for name in ("Omega", "delta") if isinstance(getattr(self, name, None), list)}
         numbers += [f"{name}={min(values):g}..{max(values):g} by site" for name, values in by_site.items()]
-        free = getattr(self, "positions", None) is not None
-        where = f"{self.num_sites} sites" if free else f"{self.shape[0]}x{self.shape[1]} {self.boundary}"
-        return f"{self.section} {where}: {' '.join(numbers)}"
+        return f"{self.section} {self._place()}: {' '.join(numbers)}"
+
+    def _place(self) -> str:
+        size = f"{'x'.join(map(str, self.cells))} {self.boundary}"
+        return size if self.is_grid else f"{self.geometry} {size}, {self.num_sites} sites"
 
     def build(self) -> Hamiltonian:
         """The Hamiltonian. Raises ConfigError if the size is not set."""
@@ -94,7 +144,11 @@ class Rydberg(LatticeHparams):
     """
 
     section: ClassVar[str] = "rydberg"
-    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"units": ("V", "C6", "Omega", "delta"), "positions": ("spacing",)}
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {
+        **LatticeHparams.replaces,
+        "units": ("V", "C6", "Omega", "delta"),
+        "positions": ("spacing", "geometry", "boundary"),
+    }
 
     positions: Positions | None = Hparam(
         None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"
@@ -129,8 +183,10 @@ class Rydberg(LatticeHparams):
             for name in ("Lx", "Ly", "spacing"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"rydberg.positions: excludes {name}={getattr(self, name)}; the coordinates set the sites")
-            if self.boundary == "periodic":
-                raise ConfigError("rydberg.positions: excludes boundary=periodic; free positions have an open boundary")
+            if self.boundary != "open":
+                raise ConfigError(f"rydberg.positions: excludes boundary={self.boundary}; free positions have an open boundary")
+            if self.geometry != "square":
+                raise ConfigError(f"rydberg.positions: excludes lattice={self.geometry}; the coordinates set the sites")
         return self
 
     @model_validator(mode="after")
@@ -187,6 +243,13 @@ class Rydberg(LatticeHparams):
             return self.V or 0.0
         return self.C6 if self.spacing is None else self.C6 / self.spacing**6
 
+    @property
+    def is_grid(self) -> bool:
+        return super().is_grid and self.positions is None
+
+    def _place(self) -> str:
+        return super()._place() if self.positions is None else f"{self.num_sites} sites"
+
     def lattice(self) -> Lattice:
         return super().lattice() if self.positions is None else Lattice.from_positions(self.positions)
 
@@ -234,11 +297,12 @@ class Heisenberg(LatticeHparams):
 
     @model_validator(mode="after")
     def _bipartite(self) -> Any:
-        for name in ("Lx", "Ly"):
+        around = {"open": (), "cylinder": ("Ly",), "periodic": ("Lx", "Ly")}[self.boundary] if self.is_grid else ()
+        for name in around:
             size = getattr(self, name)
-            if self.boundary == "periodic" and size is not None and size > 1 and size % 2:
+            if size is not None and size > 1 and size % 2:
                 raise ConfigError(
-                    f"heisenberg.{name}={size}: must be even with boundary=periodic; an odd ring is not bipartite, "
+                    f"heisenberg.{name}={size}: must be even with boundary={self.boundary}; an odd ring is not bipartite, "
                     "so no change of basis makes all amplitudes positive"
                 )
         return self
@@ -258,8 +322,8 @@ class Pauli(LatticeHparams):
 
     section: ClassVar[str] = "pauli"
     sizes_itself: ClassVar[bool] = True
-    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"file": ("terms",)}
-    shorthands: ClassVar[dict[str, str]] = {"file": "text file to read the terms from"}
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {**LatticeHparams.replaces, "file": ("terms",)}
+    shorthands: ClassVar[dict[str, str]] = {**LatticeHparams.shorthands, "file": "text file to read the terms from"}
 
     terms: str = Hparam(help="the sum: 0.5 X0 Z3 + 1.2 Y1 Y2, or strings such as XIZI 0.5, separated by line ends or ;")
     _sizes: tuple[int, int] = PrivateAttr((0, 0))  # number of sites, number of terms
@@ -282,6 +346,8 @@ class Pauli(LatticeHparams):
 
     @model_validator(mode="after")
     def _sites_fit(self) -> Any:
+        if not self.is_grid:
+            raise ConfigError(f"pauli.lattice={self.geometry}: the sites of Pauli strings are a rectangle or a chain")
         num_sites = self.Lx * self.Ly if self.Lx is not None and self.Ly is not None else None
         strings, _ = read_terms(self.terms, num_sites, "pauli.terms")
         self._sizes = len(strings[0]), len(strings)
@@ -296,7 +362,7 @@ class Pauli(LatticeHparams):
         return "1"
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def cells(self) -> tuple[int, int]:
         num_sites, _ = self._sizes
         if self.Ly is not None:
             return num_sites // self.Ly, self.Ly

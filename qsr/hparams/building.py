@@ -10,7 +10,7 @@ from qsr.hparams.registry import class_for, sections
 
 TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
 NAMED = ("optimizer", "scheduler", "loss")  # sections that name a class of torch
-LATTICE = ("Lx", "Ly", "boundary")
+LATTICE = ("Lx", "Ly", "boundary", "geometry")
 
 
 def as_mapping(name: str, value: Any) -> dict[str, Any]:
