@@ -289,28 +289,36 @@ class TFIM(LatticeHparams):
 
 
 class Heisenberg(LatticeHparams):
-    """Antiferromagnet H = J sum_<ij> S_i . S_j, spin 1/2, nearest neighbours of a bipartite lattice."""
+    """Antiferromagnet H = J sum_<ij> (Sx_i Sx_j + Sy_i Sy_j + Delta Sz_i Sz_j), spin 1/2, nearest neighbours.
+
+    Delta = 1 is Heisenberg's, 0 the XY model, large Delta Ising's. On a bipartite lattice X and Y are turned on one sublattice
+    (Marshall's sign rule), which makes psi >= 0. Frustrated lattices need sign_rule=False and a model with phase=True.
+    """
 
     section: ClassVar[str] = "heisenberg"
 
     J: float = Hparam(1.0, gt=0.0, allow_inf_nan=False, help="exchange; positive is antiferromagnetic")
+    Delta: float = Hparam(1.0, allow_inf_nan=False, help="anisotropy (XXZ): the exchange of z is J*Delta")
+    sign_rule: bool = Hparam(True, help="turn one sublattice, so that psi >= 0; False on lattices that are not bipartite")
 
     @model_validator(mode="after")
     def _bipartite(self) -> Any:
+        if not self.sign_rule:
+            return self
         around = {"open": (), "cylinder": ("Ly",), "periodic": ("Lx", "Ly")}[self.boundary] if self.is_grid else ()
         for name in around:
             size = getattr(self, name)
             if size is not None and size > 1 and size % 2:
                 raise ConfigError(
                     f"heisenberg.{name}={size}: must be even with boundary={self.boundary}; an odd ring is not bipartite, "
-                    "so no change of basis makes all amplitudes positive"
+                    "so no change of basis makes all amplitudes positive (sign_rule=False, for a model with phase=True)"
                 )
         return self
 
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian
 
-        return HeisenbergHamiltonian(self.lattice(), J=self.J)
+        return HeisenbergHamiltonian(self.lattice(), J=self.J, Delta=self.Delta, sign_rule=self.sign_rule)
 
 
 class Pauli(LatticeHparams):
