@@ -20,7 +20,7 @@ COORDINATION = {"square": 4, "triangular": 6, "honeycomb": 3, "kagome": 4}
 
 
 @pytest.mark.parametrize("boundary", ["open", "cylinder", "periodic"])
-@pytest.mark.parametrize("shape", [(2, 3), (3, 3), (1, 4), (2, 9), (9, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3), (3, 3), (1, 4), (1, 12), (12, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["square", *NAMED])
 def test_distances_are_those_of_the_nearest_of_many_images(kind: Any, shape: tuple[int, int], boundary: Any) -> None:
     """Long thin cells of slanted translations have their nearest images many translations away."""
