@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.types import patch_block, patch_sites
 
-Boundary = Literal["open", "periodic"]
+Boundary = Literal["open", "periodic", "cylinder"]
+Kind = Literal["square", "chain", "triangular", "honeycomb", "kagome"]
+Vector = tuple[float, float]
+
+
+class Cell(NamedTuple):
+    """A unit cell: its translations a1 and a2, and where its sites are. Nearest neighbours have the distance 1."""
+
+    a1: Vector
+    a2: Vector
+    sites: tuple[Vector, ...]
+
+
+_ROOT = 3**0.5
+CELLS: dict[str, Cell] = {
+    "triangular": Cell((1.0, 0.0), (0.5, _ROOT / 2), ((0.0, 0.0),)),
+    "honeycomb": Cell((_ROOT, 0.0), (_ROOT / 2, 1.5), ((0.0, 0.0), (_ROOT / 2, 0.5))),
+    "kagome": Cell((2.0, 0.0), (1.0, _ROOT), ((0.0, 0.0), (1.0, 0.0), (0.5, _ROOT / 2))),
+}
 
 
 @dataclass(frozen=True)
 class Lattice:
     """A rectangle of Lx x Ly sites with lattice constant 1, or sites at arbitrary positions.
 
-    Site (x, y) has index i = x*Ly + y. With `positions`, sites have the order of the list, count as a chain of N x 1
-    for patches, and the boundary is open.
+    Site (x, y) has index i = x*Ly + y. With `coordinates`, sites have the order of the list and count as a chain of N x 1 for
+    patches. The boundary is open, periodic, or that of a cylinder, periodic in y (along a2) only; of coordinates, `periods`
+    are the translations that lead back.
     """
 
     Lx: int
     Ly: int
     boundary: Boundary = "open"
-    coordinates: tuple[tuple[float, float], ...] | None = None
+    coordinates: tuple[Vector, ...] | None = None
+    periods: tuple[Vector, ...] = ()
+
+    @classmethod
+    def named(cls, kind: Kind, Lx: int, Ly: int, boundary: Boundary = "open") -> Lattice:
+        """Lx x Ly unit cells; site s of cell (x, y), at x a1 + y a2 + its place in the cell, has index (x*Ly + y)*S + s."""
+        if kind not in CELLS:
+            return cls(Lx, Ly, boundary)
+        a1, a2, sites = (np.array(part) for part in CELLS[kind])
+        x, y = np.divmod(np.arange(Lx * Ly), Ly)
+        points = (x[:, None] * a1 + y[:, None] * a2)[:, None] + sites
+        coordinates = tuple((float(x), float(y)) for x, y in points.reshape(-1, 2))
+        around = {"open": (), "cylinder": (Ly * a2,), "periodic": (Lx * a1, Ly * a2)}[boundary]
+        periods = tuple((float(x), float(y)) for x, y in around)
+        return cls(len(coordinates), 1, boundary, coordinates, periods)
 
     @classmethod
     def from_positions(cls, positions: NDArray[np.float64] | list[list[float]]) -> Lattice:
@@ -43,6 +77,12 @@ class Lattice:
         return self.Lx, self.Ly
 
     @property
+    def attributes(self) -> dict[str, Any]:
+        """What files of snapshots say of the lattice beside the positions."""
+        around = {"periods": [list(period) for period in self.periods]} if self.periods else {}
+        return {"Lx": self.Lx, "Ly": self.Ly, "boundary": self.boundary, **around}
+
+    @property
     def positions(self) -> NDArray[np.float64]:
         """(N, 2) coordinates in units of the lattice constant."""
         if self.coordinates is not None:
@@ -53,9 +93,12 @@ class Lattice:
     def displacements(self) -> NDArray[np.float64]:
         """(N, N, 2) vectors r_i - r_j; the shortest image where the boundary is periodic."""
         difference = self.positions[:, None, :] - self.positions[None, :, :]
-        if self.boundary == "periodic":
-            size = np.array([self.Lx, self.Ly], dtype=float)
-            difference -= size * np.round(difference / size)
+        if self.periods:
+            return _shortest_images(difference, np.array(self.periods))
+        if self.boundary != "open" and self.coordinates is None:
+            around = slice(0, 2) if self.boundary == "periodic" else slice(1, 2)
+            size = np.array(self.shape, dtype=float)[around]
+            difference[..., around] -= size * np.round(difference[..., around] / size)
         return difference
 
     def distances(self) -> NDArray[np.float64]:
@@ -117,3 +160,28 @@ class Lattice:
         if block is None:
             return (self.num_sites // patch_sites(patch),)
         return self.Lx // block[0], self.Ly // block[1]
+
+
+def _shortest_images(vectors: NDArray[np.float64], periods: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The shortest of vectors (N, N, 2) plus integer combinations of periods (k, 2)."""
+    if len(periods) == 2:
+        periods = _reduced(*periods)
+    vectors = vectors - np.round(vectors @ np.linalg.pinv(periods)) @ periods
+    # Next to the rounded combination lies the best one, as the periods are reduced.
+    best = vectors
+    for combination in itertools.product((-1, 0, 1), repeat=len(periods)):
+        image = vectors + np.array(combination) @ periods
+        shorter = np.linalg.norm(image, axis=-1) < np.linalg.norm(best, axis=-1)
+        best = np.where(shorter[..., None], image, best)
+    return best
+
+
+def _reduced(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(2, 2) the two shortest vectors of the lattice that these span (Lagrange and Gauss)."""
+    while True:
+        if first @ first > second @ second:
+            first, second = second, first
+        steps = np.round(first @ second / (first @ first))
+        if steps == 0:
+            return np.stack([first, second])
+        second = second - steps * first

@@ -25,7 +25,7 @@ class Page:
         text = (ROOT / "docs" / name).read_text(encoding="utf-8")
         blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         self.commands = [line for kind, block in blocks if kind == "sh" for line in block.splitlines()]
-        named = [(re.match(r"# (\w+\.(?:py|yaml))\n", block), kind, block) for kind, block in blocks]
+        named = [(re.match(r"# (\w+\.(?:py|yaml|txt))\n", block), kind, block) for kind, block in blocks]
         self.files = {found[1]: block for found, _, block in named if found}
         self.snippets = [block for found, kind, block in named if kind == "python" and not found]
 

@@ -83,7 +83,7 @@ class _Snapshots:
 
     def __init__(self, arrays: Any, where: str) -> None:
         self.where = where
-        self.attributes = {name: arrays.attrs[name] for name in ("Lx", "Ly", "boundary") if name in arrays.attrs}
+        self.attributes = {name: arrays.attrs[name] for name in ("Lx", "Ly", "boundary", "periods") if name in arrays.attrs}
         missing = next((name for name in ("configs", "positions") if name not in arrays), None)
         if missing is not None:
             raise ConfigError(f"{where}: has no array {missing}; data.reader says how such files are read")
@@ -151,6 +151,9 @@ def _held(array: Any) -> Any:
 
 def lattice_edges(positions: np.ndarray, attributes: Any, cutoff: float, power: float) -> tuple[Tensor, Tensor]:
     """`radius_edges` of the sites of a snapshot file, periodic where the attributes say so."""
+    if attributes.get("boundary") == "cylinder" or "periods" in attributes:
+        found = "boundary=cylinder" if attributes.get("boundary") == "cylinder" else "a periodic lattice that is no rectangle"
+        raise ConfigError(f"positions: edges across {found} are not found; expected an open boundary, or a periodic rectangle")
     if attributes.get("boundary") != "periodic":
         return radius_edges(positions, cutoff, power)
     if not {"Lx", "Ly"} <= attributes.keys():

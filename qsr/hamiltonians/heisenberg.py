@@ -1,4 +1,4 @@
-"""The spin-1/2 Heisenberg antiferromagnet on a bipartite lattice, in the basis where its ground state is positive."""
+"""The spin-1/2 Heisenberg antiferromagnet and its XXZ form; on bipartite lattices in the basis where psi is positive."""
 
 from __future__ import annotations
 
@@ -13,48 +13,45 @@ from qsr.lattice import Lattice
 
 
 class HeisenbergHamiltonian:
-    """H = J sum_<ij> S_i . S_j, J > 0, after a rotation by pi about z on one sublattice (Marshall's sign rule).
+    """H = J sum_<ij> (Sx_i Sx_j + Sy_i Sy_j + Delta Sz_i Sz_j), J > 0; with the sign rule, after a rotation by pi about z
+    on one sublattice.
 
-    The rotation turns the exchange J/2 (S+S- + S-S+) of each bond into -J/2 (...), which makes H stoquastic and leaves
-    the spectrum and everything diagonal in n as they are; X on the rotated sublattice changes its sign.
+    The rotation turns the exchange J/2 (S+S- + S-S+) of each bond into -J/2 (...), which makes H stoquastic for every Delta and
+    leaves the spectrum and everything diagonal in n as they are; X on the rotated sublattice changes its sign.
     (W. Marshall, Proc. R. Soc. A 232, 48 (1955).)
 
     Attributes:
         lattice: the sites.
         num_sites: N.
-        is_stoquastic: True.
+        is_stoquastic: whether the sign rule is applied.
 
     Raises:
-        ConfigError: if J is not positive or a bond joins two sites of one sublattice.
+        ConfigError: if J is not positive, or with the sign rule a bond joins two sites of one sublattice.
     """
 
-    is_stoquastic = True
-
-    def __init__(self, lattice: Lattice, J: float = 1.0) -> None:
+    def __init__(self, lattice: Lattice, J: float = 1.0, Delta: float = 1.0, sign_rule: bool = True) -> None:
         if not J > 0:
             raise ConfigError(f"heisenberg.J={J}: must be positive; a ferromagnet would not be stoquastic in this basis")
-        signs = lattice.sublattice_signs()
-        bonds = lattice.bonds()
-        same = bonds[signs[bonds[:, 0]] == signs[bonds[:, 1]]]
-        if len(same):
-            raise ConfigError(
-                f"heisenberg: the lattice is not bipartite; sites {same[0, 0]} and {same[0, 1]} are neighbours on one sublattice"
-            )
+        if sign_rule:
+            check_bipartite(lattice)
         self.lattice = lattice
         self.num_sites = lattice.num_sites
-        self._J = J
-        self._bonds = torch.from_numpy(bonds)
+        self.is_stoquastic = sign_rule
+        self._exchange = -J / 2 if sign_rule else J / 2
+        self._parallel = J * Delta / 4
+        self._bonds = torch.from_numpy(lattice.bonds())
 
     def diagonal(self, configs: Tensor) -> Tensor:
-        """(B,) float64 H_nn of configurations (B, N): J/4 for each parallel bond, -J/4 for each antiparallel one."""
+        """(B,) float64 H_nn of configurations (B, N): J Delta/4 for each parallel bond, -J Delta/4 for each antiparallel one."""
         antiparallel = self._antiparallel(configs).sum(dim=-1)
-        return self._J / 4 * (len(self._bonds) - 2 * antiparallel).to(torch.float64)
+        return self._parallel * (len(self._bonds) - 2 * antiparallel).to(torch.float64)
 
     def connected(self, configs: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks (M, N) bool, both sites of each bond, and coefficients (B, M) float64: -J/2 where antiparallel, else 0."""
+        """Masks (M, N) bool, both sites of each bond, and coefficients (B, M) float64: -J/2 (J/2 without the sign rule) where
+        antiparallel, else 0."""
         masks = torch.zeros(len(self._bonds), self.num_sites, dtype=torch.bool, device=configs.device)
         masks.scatter_(1, self._bonds.to(configs.device), True)
-        return masks, -self._J / 2 * self._antiparallel(configs).to(torch.float64)
+        return masks, self._exchange * self._antiparallel(configs).to(torch.float64)
 
     def to_sparse(self) -> Any:
         """The (2^N, 2^N) matrix as a scipy `csr_array`. Raises ConfigError above 20 sites."""
@@ -68,3 +65,18 @@ class HeisenbergHamiltonian:
         """(B, M) bool: which bonds join different occupations."""
         first, second = self._bonds.to(configs.device).unbind(dim=1)
         return configs[:, first] != configs[:, second]
+
+
+def check_bipartite(lattice: Lattice) -> None:
+    """Whether the sign rule makes psi positive.
+
+    Raises:
+        ConfigError: if two neighbours are on one sublattice.
+    """
+    signs, bonds = lattice.sublattice_signs(), lattice.bonds()
+    same = bonds[signs[bonds[:, 0]] == signs[bonds[:, 1]]]
+    if len(same):
+        raise ConfigError(
+            f"heisenberg: the lattice is not bipartite; sites {same[0, 0]} and {same[0, 1]} are neighbours on one sublattice; "
+            "sign_rule=False leaves H as it is, for a model with phase=True"
+        )

@@ -74,12 +74,19 @@ class IsingHamiltonian:
 
 
 class RydbergHamiltonian(IsingHamiltonian):
-    """H = -(Omega/2) sum_i X_i - delta sum_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6 over all pairs.
+    """H = -sum_i (Omega_i/2) X_i - sum_i delta_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6 over all pairs.
 
     Distances in lattice constants (to the nearest image where the boundary is periodic); V, Omega and delta in one unit.
+    Omega and delta are numbers, or (N,).
     """
 
-    def __init__(self, lattice: Lattice, V: float = 7.0, Omega: float = 1.0, delta: float = 1.0) -> None:
+    def __init__(
+        self,
+        lattice: Lattice,
+        V: float = 7.0,
+        Omega: float | NDArray[np.float64] = 1.0,
+        delta: float | NDArray[np.float64] = 1.0,
+    ) -> None:
         distances = lattice.distances()
         np.fill_diagonal(distances, np.inf)  # no interaction of a site with itself
         sites = np.ones(lattice.num_sites)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from pydantic import PrivateAttr, model_validator
+import numpy as np
+from pydantic import PrivateAttr, field_validator, model_validator
 
 from qsr.hamiltonians.pauli_text import read_terms
 from qsr.hparams.base import ConfigError, Hparam, Hparams
-from qsr.hparams.types import Positions
-from qsr.lattice import Lattice
+from qsr.hparams.types import Positions, SiteValues
+from qsr.lattice import CELLS, Boundary, Kind, Lattice
 
 if TYPE_CHECKING:
     from qsr.hamiltonians.base import Hamiltonian
@@ -19,15 +21,70 @@ if TYPE_CHECKING:
 class LatticeHparams(Hparams):
     """A problem on an Lx x Ly lattice."""
 
-    energy_unit: ClassVar[str] = "J"  # which parameter sets the scale of all energies
     sizes_itself: ClassVar[bool] = False  # whether the number of sites is known without Lx and Ly
+    # Stored settings that mean nothing any more when another value of one is given (name -> those that it replaces).
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"lattice": ("geometry",)}
+    shorthands: ClassVar[dict[str, str]] = {"lattice": "geometry"}
 
-    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice")
-    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice; 1 for a chain")
-    boundary: Literal["open", "periodic"] = Hparam("open", help="boundary condition, in both directions")
+    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice, or unit cells along a1")
+    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice, or unit cells along a2; 1 for a chain")
+    boundary: Boundary = Hparam("open", help="boundary condition: in both directions, or cylinder: periodic in y only")
+    geometry: Kind = Hparam("square", help="kind of lattice, lattice=kagome: Lx x Ly cells of 1 site, honeycomb 2, kagome 3")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lattice_is_geometry(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        named = {**values}
+        lattice = named.pop("lattice", None)
+        if lattice is not None:
+            if named.get("geometry", lattice) != lattice:
+                raise ConfigError(f"{cls.section}.lattice={lattice}: excludes geometry={named['geometry']}, which means the same")
+            if lattice not in get_args(Kind):
+                raise ConfigError(f"{cls.section}.lattice={lattice}: must be one of {', '.join(get_args(Kind))}")
+            named["geometry"] = lattice
+        if named.get("geometry") == "chain" and named.get("Ly") is None:
+            named["Ly"] = 1
+        return named
+
+    @model_validator(mode="after")
+    def _one_dimension(self) -> Any:
+        if self.geometry == "chain":
+            if self.Ly != 1:
+                raise ConfigError(f"{self.section}.Ly={self.Ly}: must be 1 with lattice=chain")
+            if self.boundary == "cylinder":
+                raise ConfigError(f"{self.section}.boundary=cylinder: a chain is open or periodic")
+        return self
+
+    @classmethod
+    def sites_per_cell(cls, values: Mapping[str, Any]) -> int:
+        """Sites in a unit cell of the lattice that settings, not yet checked, name."""
+        kind = values.get("lattice") or values.get("geometry")
+        return len(CELLS[kind].sites) if kind in CELLS else 1
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def is_grid(self) -> bool:
+        """Whether the sites are a rectangle, which patches can tile with blocks."""
+        return self.geometry not in CELLS
+
+    @property
+    def energy_unit(self) -> str:
+        """What energies are in units of: the parameter that sets their scale, or a unit of frequency."""
+        return "J"
+
+    @property
+    def energy_scale(self) -> float:
+        """The energy, in `energy_unit`, that learning rates and gradients are relative to."""
+        return 1.0
+
+    @property
+    def length_unit(self) -> str:
+        """What distances are in units of."""
+        return "lattice constants"
+
+    @property
+    def cells(self) -> tuple[int, int]:
         """(Lx, Ly).
 
         Raises:
@@ -39,6 +96,12 @@ class LatticeHparams(Hparams):
         return self.Lx, self.Ly
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of sites; N x 1 where they are no rectangle. Raises ConfigError if the size is not set."""
+        rows, columns = self.cells
+        return (rows, columns) if self.is_grid else (rows * columns * self.sites_per_cell(self), 1)
+
+    @property
     def num_sites(self) -> int:
         """N. Raises ConfigError if the size is not set."""
         rows, columns = self.shape
@@ -46,20 +109,26 @@ class LatticeHparams(Hparams):
 
     def lattice(self) -> Lattice:
         """The lattice of these settings. Raises ConfigError if the size is not set."""
-        rows, columns = self.shape
-        return Lattice(rows, columns, self.boundary)
+        return Lattice.named(self.geometry, *self.cells, self.boundary)
 
     def describe_size(self) -> str:
         """'rydberg has Lx*Ly = 8*8 = 64 sites': the second half of an error about a number of sites."""
-        rows, columns = self.shape
-        return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
+        rows, columns = self.cells
+        if self.is_grid:
+            return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
+        sites = self.sites_per_cell(self)
+        return f"{self.section} has {sites}*Lx*Ly = {sites}*{rows}*{columns} = {self.num_sites} sites ({self.geometry})"
 
     def describe(self) -> str:
         """'rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0', for logs and titles. Raises ConfigError if the size is not set."""
         numbers = [f"{name}={value}" for name, value in self.items() if isinstance(value, float)]
-        free = getattr(self, "positions", None) is not None
-        where = f"{self.num_sites} sites" if free else f"{self.shape[0]}x{self.shape[1]} {self.boundary}"
-        return f"{self.section} {where}: {' '.join(numbers)}"
+        by_site = {name: getattr(self, name) for name in ("Omega", "delta") if isinstance(getattr(self, name, None), list)}
+        numbers += [f"{name}={min(values):g}..{max(values):g} by site" for name, values in by_site.items()]
+        return f"{self.section} {self._place()}: {' '.join(numbers)}"
+
+    def _place(self) -> str:
+        size = f"{'x'.join(map(str, self.cells))} {self.boundary}"
+        return size if self.is_grid else f"{self.geometry} {size}, {self.num_sites} sites"
 
     def build(self) -> Hamiltonian:
         """The Hamiltonian. Raises ConfigError if the size is not set."""
@@ -70,33 +139,116 @@ class Rydberg(LatticeHparams):
     """Rydberg atoms: H = -(Omega/2) sum_i X_i - delta sum_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6.
 
     All pairs interact. Distances are in lattice constants, so V = C6/a^6 = Omega Rb^6; V, Omega and delta share one unit of
-    energy (Omega, with the default Omega = 1).
+    energy (Omega, with the default Omega = 1). With `units`, distances are in micrometres and C6 takes the place of V; C6, Omega,
+    delta and all energies are angular frequencies in rad/us, or frequencies in MHz: 1 MHz is 2 pi rad/us.
     """
 
     section: ClassVar[str] = "rydberg"
-    energy_unit: ClassVar[str] = "Omega"
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {
+        **LatticeHparams.replaces,
+        "units": ("V", "C6", "Omega", "delta"),
+        "positions": ("spacing", "geometry", "boundary"),
+    }
 
     positions: Positions | None = Hparam(
         None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"
     )
-    V: float = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1")
+    V: float | None = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1; not with units")
     # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.
-    Omega: float = Hparam(1.0, ge=0.0, allow_inf_nan=False, help="Rabi frequency")
-    delta: float = Hparam(1.0, allow_inf_nan=False, help="detuning; positive favours the excited state")
+    Omega: SiteValues = Hparam(1.0, help="Rabi frequency: one number, one for each site (0.5,1,1,0.5), or a file with them")
+    delta: SiteValues = Hparam(1.0, help="detuning, likewise; positive favours the excited state")
+    units: Literal["rad/us", "MHz"] | None = Hparam(
+        None, help="of C6, Omega, delta and energies, with lengths in micrometres; MHz: Omega = 2 pi f, and f is given"
+    )
+    C6: float | None = Hparam(None, allow_inf_nan=False, help="interaction times distance^6: rad/us um^6, or MHz um^6")
+    spacing: float | None = Hparam(None, gt=0.0, allow_inf_nan=False, help="distance of neighbours in um, with units and Lx, Ly")
+
+    @field_validator("Omega")
+    @classmethod
+    def _not_negative(cls, value: float | list[float]) -> float | list[float]:
+        if np.min(value) < 0:
+            raise ValueError("must be at least 0")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_default_interaction(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("units") is None:
+            return values
+        return {"V": None, **values}
 
     @model_validator(mode="after")
     def _one_geometry(self) -> Any:
         if self.positions is not None:
-            for name in ("Lx", "Ly"):
+            for name in ("Lx", "Ly", "spacing"):
                 if getattr(self, name) is not None:
                     raise ConfigError(f"rydberg.positions: excludes {name}={getattr(self, name)}; the coordinates set the sites")
-            if self.boundary == "periodic":
-                raise ConfigError("rydberg.positions: excludes boundary=periodic; free positions have an open boundary")
+            if self.boundary != "open":
+                raise ConfigError(f"rydberg.positions: excludes boundary={self.boundary}; free positions have an open boundary")
+            if self.geometry != "square":
+                raise ConfigError(f"rydberg.positions: excludes lattice={self.geometry}; the coordinates set the sites")
         return self
+
+    @model_validator(mode="after")
+    def _as_many_values_as_sites(self) -> Any:
+        if self.positions is None and None in (self.Lx, self.Ly):
+            return self
+        for name in ("Omega", "delta"):
+            values = getattr(self, name)
+            if isinstance(values, list) and len(values) != self.num_sites:
+                found = f"has {len(values)} numbers, and {self.describe_size()}"
+                raise ConfigError(f"rydberg.{name}: {found}; give one number, or one for each site")
+        return self
+
+    @model_validator(mode="after")
+    def _one_system_of_units(self) -> Any:
+        if self.units is None:
+            for name in ("C6", "spacing"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"rydberg.{name}={getattr(self, name)}: needs units=rad/us or units=MHz")
+            if self.V is None:
+                raise ConfigError("rydberg.V=None: must be a number, unless units and C6 are given")
+            return self
+        if self.V is not None:
+            raise ConfigError(f"rydberg.V={self.V}: excludes units={self.units}, where the interaction is C6/r^6; leave V out")
+        missing = [name for name in ("C6", "Omega", "delta") if name not in self.model_fields_set or self[name] is None]
+        if self.positions is None and self.spacing is None:
+            missing.append("spacing")
+        if missing:
+            raise ConfigError(f"rydberg.{missing[0]}: must be given with units={self.units}")
+        return self
+
+    @property
+    def energy_unit(self) -> str:
+        return self.units or "Omega"
+
+    @property
+    def energy_scale(self) -> float:
+        return 1.0 if self.units is None else float(np.max(self.Omega)) or 1.0
+
+    @property
+    def length_unit(self) -> str:
+        if self.positions is None:
+            return super().length_unit
+        return "units of the positions" if self.units is None else "um"
 
     @property
     def shape(self) -> tuple[int, int]:
         return super().shape if self.positions is None else (len(self.positions), 1)
+
+    @property
+    def interaction(self) -> float:
+        """V at the distance 1 of `lattice()`: a lattice constant, or a micrometre for positions in units."""
+        if self.C6 is None:
+            return self.V or 0.0
+        return self.C6 if self.spacing is None else self.C6 / self.spacing**6
+
+    @property
+    def is_grid(self) -> bool:
+        return super().is_grid and self.positions is None
+
+    def _place(self) -> str:
+        return super()._place() if self.positions is None else f"{self.num_sites} sites"
 
     def lattice(self) -> Lattice:
         return super().lattice() if self.positions is None else Lattice.from_positions(self.positions)
@@ -104,10 +256,22 @@ class Rydberg(LatticeHparams):
     def describe_size(self) -> str:
         return super().describe_size() if self.positions is None else f"rydberg.positions has {self.num_sites} sites"
 
+    def describe(self) -> str:
+        """Also the blockade radius, V(Rb) = Omega (of all sites), in units of the smallest distance a; and the units."""
+        parts = [super().describe()]
+        if self.interaction > 0 and isinstance(self.Omega, float) and self.Omega > 0:
+            distances = self.lattice().distances() if self.positions is not None else np.ones((1, 1))
+            nearest = float(distances[distances > 0].min())
+            radius = (self.interaction / self.Omega) ** (1 / 6)
+            parts += [] if self.units is None else [f"Rb={radius * (self.spacing or 1.0):.4g} um"]
+            parts.append(f"Rb/a={radius / nearest:.4g}")
+        return ", ".join([*parts, *([] if self.units is None else [f"energies in {self.units}"])])
+
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.ising import RydbergHamiltonian
 
-        return RydbergHamiltonian(self.lattice(), V=self.V, Omega=self.Omega, delta=self.delta)
+        Omega, delta = np.asarray(self.Omega), np.asarray(self.delta)
+        return RydbergHamiltonian(self.lattice(), V=self.interaction, Omega=Omega, delta=delta)
 
 
 class TFIM(LatticeHparams):
@@ -125,27 +289,36 @@ class TFIM(LatticeHparams):
 
 
 class Heisenberg(LatticeHparams):
-    """Antiferromagnet H = J sum_<ij> S_i . S_j, spin 1/2, nearest neighbours of a bipartite lattice."""
+    """Antiferromagnet H = J sum_<ij> (Sx_i Sx_j + Sy_i Sy_j + Delta Sz_i Sz_j), spin 1/2, nearest neighbours.
+
+    Delta = 1 is Heisenberg's, 0 the XY model, large Delta Ising's. On a bipartite lattice X and Y are turned on one sublattice
+    (Marshall's sign rule), which makes psi >= 0. Frustrated lattices need sign_rule=False and a model with phase=True.
+    """
 
     section: ClassVar[str] = "heisenberg"
 
     J: float = Hparam(1.0, gt=0.0, allow_inf_nan=False, help="exchange; positive is antiferromagnetic")
+    Delta: float = Hparam(1.0, allow_inf_nan=False, help="anisotropy (XXZ): the exchange of z is J*Delta")
+    sign_rule: bool = Hparam(True, help="turn one sublattice, so that psi >= 0; False on lattices that are not bipartite")
 
     @model_validator(mode="after")
     def _bipartite(self) -> Any:
-        for name in ("Lx", "Ly"):
+        if not self.sign_rule:
+            return self
+        around = {"open": (), "cylinder": ("Ly",), "periodic": ("Lx", "Ly")}[self.boundary] if self.is_grid else ()
+        for name in around:
             size = getattr(self, name)
-            if self.boundary == "periodic" and size is not None and size > 1 and size % 2:
+            if size is not None and size > 1 and size % 2:
                 raise ConfigError(
-                    f"heisenberg.{name}={size}: must be even with boundary=periodic; an odd ring is not bipartite, "
-                    "so no change of basis makes all amplitudes positive"
+                    f"heisenberg.{name}={size}: must be even with boundary={self.boundary}; an odd ring is not bipartite, "
+                    "so no change of basis makes all amplitudes positive (sign_rule=False, for a model with phase=True)"
                 )
         return self
 
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian
 
-        return HeisenbergHamiltonian(self.lattice(), J=self.J)
+        return HeisenbergHamiltonian(self.lattice(), J=self.J, Delta=self.Delta, sign_rule=self.sign_rule)
 
 
 class Pauli(LatticeHparams):
@@ -156,9 +329,9 @@ class Pauli(LatticeHparams):
     """
 
     section: ClassVar[str] = "pauli"
-    energy_unit: ClassVar[str] = "1"
     sizes_itself: ClassVar[bool] = True
-    shorthands: ClassVar[dict[str, str]] = {"file": "text file to read the terms from"}
+    replaces: ClassVar[dict[str, tuple[str, ...]]] = {**LatticeHparams.replaces, "file": ("terms",)}
+    shorthands: ClassVar[dict[str, str]] = {**LatticeHparams.shorthands, "file": "text file to read the terms from"}
 
     terms: str = Hparam(help="the sum: 0.5 X0 Z3 + 1.2 Y1 Y2, or strings such as XIZI 0.5, separated by line ends or ;")
     _sizes: tuple[int, int] = PrivateAttr((0, 0))  # number of sites, number of terms
@@ -181,6 +354,8 @@ class Pauli(LatticeHparams):
 
     @model_validator(mode="after")
     def _sites_fit(self) -> Any:
+        if not self.is_grid:
+            raise ConfigError(f"pauli.lattice={self.geometry}: the sites of Pauli strings are a rectangle or a chain")
         num_sites = self.Lx * self.Ly if self.Lx is not None and self.Ly is not None else None
         strings, _ = read_terms(self.terms, num_sites, "pauli.terms")
         self._sizes = len(strings[0]), len(strings)
@@ -191,7 +366,11 @@ class Pauli(LatticeHparams):
         return self
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def energy_unit(self) -> str:
+        return "1"
+
+    @property
+    def cells(self) -> tuple[int, int]:
         num_sites, _ = self._sizes
         if self.Ly is not None:
             return num_sites // self.Ly, self.Ly

@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 THparams = TypeVar("THparams", bound="Hparams")
 
 NONE_WORDS = ("none", "null")
+SHOWN = 60  # characters of a list in an error message
 _MAPPING_NAMES = ("keys", "items", "values", "get")
 
 
@@ -240,7 +241,8 @@ def _sentence(cls: type[Hparams], name: str, value: Any, problem: Any) -> str:
     meaning = f" ({field.description})" if field is not None and field.description else ""
     reason = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     reason = reason.format(**problem.get("ctx", {}))
-    where = f"{cls.label(name)}={value}" if name else cls.section or cls.__name__
+    shown = f"{str(value)[:SHOWN]}..." if len(str(value)) > SHOWN and isinstance(value, (list, tuple)) else value
+    where = f"{cls.label(name)}={shown}" if name else cls.section or cls.__name__
     return f"{where}: {reason}{meaning}"
 
 

@@ -10,7 +10,7 @@ from qsr.hparams.registry import class_for, sections
 
 TYPED = ("model", "hamiltonian", "data")  # sections that say what they are by their `type`
 NAMED = ("optimizer", "scheduler", "loss")  # sections that name a class of torch
-LATTICE = ("Lx", "Ly", "boundary")
+LATTICE = ("Lx", "Ly", "boundary", "geometry")
 
 
 def as_mapping(name: str, value: Any) -> dict[str, Any]:
@@ -56,8 +56,9 @@ def merged_section(section: str, stored: Mapping[str, Any], values: Mapping[str,
         kept = LATTICE if section == "hamiltonian" and stored.get("positions") is None else ()
         return {**{name: stored[name] for name in kept if name in stored}, **values}
     result = dict(stored)
-    if section == "hamiltonian" and "file" in values:
-        result.pop("terms", None)  # of a sum of Pauli strings, which the file holds now
+    replaces = getattr(class_of(stored, section), "replaces", {}) if section == "hamiltonian" and stored else {}
+    for name in [name for name in values if name in replaces and values[name] != stored.get(name)]:
+        result = {kept: value for kept, value in result.items() if kept not in replaces[name]}
     for name, value in values.items():
         inner = result.get(name)
         # Models inside models say what they are by their type.

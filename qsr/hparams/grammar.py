@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -123,7 +124,7 @@ def parse_scan(arguments: Sequence[str]) -> list[dict[str, Any]]:
 def _values(schema: type[Hparams], name: str, text: str) -> list[Any]:
     """What a setting of a scan may be."""
     field = schema.model_fields.get(name)
-    if field is None or field.annotation is not float:
+    if field is None or float not in (field.annotation, *typing.get_args(field.annotation)):
         return [schema.parse_value(name, text)]
     found: list[Any] = []
     for part in text.split(","):

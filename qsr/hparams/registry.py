@@ -142,7 +142,13 @@ for _section in (
     ),
     Section("rydberg", "qsr.hamiltonians.settings:Rydberg", "hamiltonian", "Rydberg atoms with 1/r^6 repulsion"),
     Section("tfim", "qsr.hamiltonians.settings:TFIM", "hamiltonian", "transverse-field Ising model"),
-    Section("heisenberg", "qsr.hamiltonians.settings:Heisenberg", "hamiltonian", "antiferromagnetic Heisenberg model"),
+    Section(
+        "heisenberg",
+        "qsr.hamiltonians.settings:Heisenberg",
+        "hamiltonian",
+        "Heisenberg antiferromagnet, XXZ with Delta",
+        ("xxz",),
+    ),
     Section("pauli", "qsr.hamiltonians.settings:Pauli", "hamiltonian", "any sum of Pauli strings, from a file or as text"),
     Section(
         "model",

@@ -106,8 +106,9 @@ class RunSettings:
         if stages[-1].shape is None:
             return
         where = f"train.curriculum={self.train.curriculum}"
-        if getattr(self.hamiltonian, "positions", None) is not None:
-            raise ConfigError(f"{where}: needs lattices of Lx x Ly sites, and this problem has free positions")
+        if not self.hamiltonian.is_grid:
+            found = "has free positions" if getattr(self.hamiltonian, "positions", None) else f"is {self.hamiltonian.geometry}"
+            raise ConfigError(f"{where}: needs lattices of Lx x Ly sites, and this problem {found}")
         if stages[-1].shape != tuple(self.hamiltonian.shape):
             shape = "x".join(str(size) for size in self.hamiltonian.shape)
             raise ConfigError(f"{where}: must end on the lattice of the Hamiltonian, {shape}")
@@ -117,6 +118,7 @@ class RunSettings:
             )
         for stage in stages:
             try:
+                self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
                 self.model.check_lattice(stage.shape)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
@@ -139,12 +141,14 @@ class RunSettings:
         merged["train"].pop("curriculum")  # it belongs to the run that had it
         if curriculum_given := changes.get("train", {}).get("curriculum") is not None:
             merged["train"].pop("steps")
-        if size_given or shape_given or curriculum_given:
+        problem = changes.get("hamiltonian", {})
+        resized = size_given or shape_given or curriculum_given
+        if resized:
             for name in ("Lx", "Ly", "positions"):
                 merged["hamiltonian"].pop(name, None)
+        if resized or any(problem.get(name) is not None for name in ("lattice", "geometry")):
             merged["train"].pop("L")
             merged["train"].pop("NLOOPS")
-        problem = changes.get("hamiltonian", {})
         other = problem.get("type") not in (None, self.hamiltonian.section)
         placed = any(problem.get(name) is not None for name in ("Lx", "positions"))
         if other and not placed and merged["hamiltonian"].get("positions") is not None:
@@ -209,22 +213,29 @@ def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None
         ConfigError: if L is not a square, or does not fit a given Lx or Ly.
     """
     sized = as_mapping("hamiltonian", values)
-    if getattr(class_of(sized, "hamiltonian"), "sizes_itself", False):
+    kind: Any = class_of(sized, "hamiltonian")
+    if kind.sizes_itself:
         return build_section(sized, role="hamiltonian")
+    if "chain" in (sized.get("lattice"), sized.get("geometry")) and sized.get("Ly") is None:
+        sized["Ly"] = 1
+    in_cell = kind.sites_per_cell(sized)
     given = [name for name in ("Lx", "Ly") if sized.get(name) is not None]
     if sized.get("positions") is None and len(given) < 2:
-        sites = DEFAULT_SITES if num_sites is None and not given else num_sites
+        sites = DEFAULT_SITES if num_sites is None and not given and in_cell == 1 else num_sites
         if sites is None:
             missing = "Ly" if given == ["Lx"] else "Lx"
             raise ConfigError(f"{sized.get('type', 'hamiltonian')}.{missing}: give both Lx and Ly, or train.L")
+        cells, left = divmod(sites, in_cell)
+        if left:
+            raise ConfigError(f"train.L={sites}: not a multiple of {in_cell}, the number of sites in a unit cell of this lattice")
         if given:
             side = int(sized[given[0]])
-            if side < 1 or sites % side:
+            if side < 1 or cells % side:
                 raise ConfigError(f"train.L={sites}: not a multiple of {given[0]}={side}")
-            sized["Ly" if given == ["Lx"] else "Lx"] = sites // side
+            sized["Ly" if given == ["Lx"] else "Lx"] = cells // side
         else:
-            side = math.isqrt(sites)
-            if side * side != sites:
+            side = math.isqrt(cells)
+            if side * side != cells:
                 raise ConfigError(
                     f"train.L={sites}: not a square number; give the lattice with Lx and Ly (for example --rydberg Lx=4 Ly=5)"
                 )

@@ -1,4 +1,4 @@
-"""Types of settings that need more than Python's own: patch shapes, site positions, models inside models."""
+"""Types of settings that need more than Python's own: patch shapes, positions and numbers of sites, models inside models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from qsr.hparams.base import ConfigError, Hparams
@@ -92,6 +93,39 @@ def read_positions(value: Any) -> list[list[float]]:
 
 
 Positions = Annotated[list[list[float]], BeforeValidator(read_positions)]
+
+
+def read_site_values(value: Any) -> float | list[float]:
+    """One number for all sites, or (N,) numbers in the order of the sites: a list, `0.5,1,0.5`, a .npy or a text file."""
+    if isinstance(value, (str, Path)):
+        text = str(value).strip()
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            return read_site_values(_numbers_of_file(text))
+        value = numbers if len(numbers) > 1 else numbers[0]
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError("must be a number, or one for each site") from None
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError("must be a finite number" if not array.ndim else "must be finite numbers, one for each site")
+    return float(array) if not array.ndim else [float(number) for number in array.ravel()]
+
+
+def _numbers_of_file(text: str) -> NDArray[np.float64]:
+    expected = "must be a number, or one for each site: separated by commas, or in a .npy or text file"
+    if not Path(text).is_file():
+        raise ValueError(f"{expected} (there is no such file)")
+    try:
+        if text.endswith(".npy"):
+            return np.asarray(np.load(text, allow_pickle=False), dtype=float)
+        return np.loadtxt(Path(text).read_text(encoding="utf-8").replace(",", " ").splitlines(), ndmin=1)
+    except (OSError, ValueError):
+        raise ValueError(f"{expected} (this file has something else)") from None
+
+
+SiteValues = Annotated[float | list[float], BeforeValidator(read_site_values)]
 
 
 def typed_section(value: Any) -> Any:

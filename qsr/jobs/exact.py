@@ -21,6 +21,7 @@ class ExactReport:
         observables: names as in `qsr.estimators.Observables` (densities as a list).
         baselines: energies of the best product states, where the Hamiltonian has them.
         num_sites: N.
+        problem: the Hamiltonian in one line, with the unit of the energies.
     """
 
     energy: float
@@ -28,6 +29,7 @@ class ExactReport:
     observables: dict[str, Any]
     baselines: dict[str, float]
     num_sites: int
+    problem: str
 
     def lines(self) -> list[str]:
         """The report as text, one quantity a line."""
@@ -38,7 +40,7 @@ class ExactReport:
             *((name, value) for name, value in self.observables.items() if isinstance(value, float)),
             *((f"E/N, {name}", value / self.num_sites) for name, value in self.baselines.items()),
         ]
-        return [f"{name:<28}{value: .10f}" for name, value in rows]
+        return [self.problem, *(f"{name:<28}{value: .10f}" for name, value in rows)]
 
 
 def exact(hamiltonian: Section = None) -> ExactReport:
@@ -59,6 +61,7 @@ def exact(hamiltonian: Section = None) -> ExactReport:
         observables=exact_observables(result, problem.lattice),
         baselines=product_baselines(problem),
         num_sites=problem.num_sites,
+        problem=section.describe(),
     )
 
 

@@ -162,5 +162,5 @@ def _snapshots(settings: RunSettings, columns: dict[str, np.ndarray]) -> Snapsho
     lattice, hamiltonian = settings.hamiltonian.lattice(), dump_typed(settings.hamiltonian)
     configs = columns.pop("configs")
     params = {name: np.full(len(configs), value) for name, value in hamiltonian.items() if isinstance(value, float)}
-    attributes = {"Lx": lattice.Lx, "Ly": lattice.Ly, "boundary": lattice.boundary, "hamiltonian": hamiltonian}
+    attributes = {**lattice.attributes, "hamiltonian": hamiltonian}
     return Snapshots(configs, lattice.positions, columns, params, attributes)

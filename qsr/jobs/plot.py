@@ -50,7 +50,7 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     _draw_training(axes[0], history, problem, stored.settings.hamiltonian.energy_unit)
     densities = configs.mean(axis=0)
     _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
-    _draw_correlations(axes[1, 1], lattice, configs)
+    _draw_correlations(axes[1, 1], lattice, configs, stored.settings.hamiltonian.length_unit)
     figure.suptitle(f"{stored.settings.hamiltonian.describe()}\n{stored.settings.model.section}, {stored.path}", fontsize=10)
     try:
         with replacing(target) as temporary:
@@ -110,7 +110,7 @@ def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64
     axis.set_title(title)
 
 
-def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> None:
+def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8], unit: str) -> None:
     """Connected density correlation against distance, averaged over pairs at equal distance."""
     n = configs.astype(float)
     covariance = np.atleast_2d(np.cov(n.T, ddof=1))
@@ -122,7 +122,6 @@ def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8]) -> N
     mean = np.bincount(group, covariance[first, second]) / count
     axis.plot(np.bincount(group, distance) / count, mean, "o-" if lattice.coordinates is None else "o", ms=3, lw=0.8)
     axis.axhline(0, color="0.7", lw=0.8)
-    unit = "lattice constants" if lattice.coordinates is None else "units of the positions"
     axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")
 
 

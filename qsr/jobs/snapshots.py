@@ -237,7 +237,7 @@ def _report(drawn: Sequence[_State], labels: NDArray[np.int64] | None, shots: Sh
     dumped = [dump_typed(state.problem) for state in drawn]
     columns = {"state_id": np.arange(len(drawn))} | ({} if labels is None else {"labels": labels})
     attributes = {
-        **{"Lx": lattice.Lx, "Ly": lattice.Ly, "boundary": lattice.boundary},
+        **lattice.attributes,
         # What differs from state to state is in the params.
         "hamiltonian": {name: value for name, value in dumped[0].items() if all(value == d.get(name) for d in dumped)},
         **{name: value for name, value in shots.items() if value is not None and name != "labels"},

@@ -100,7 +100,8 @@ def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequ
 def variational_energy(settings: RunSettings, stage: Stage) -> Objective:
     """The objective of a stage, whose lattice the settings have."""
     most_noise = None if settings.optimizer.natural_gradient() is None else MOST_NOISE
-    return VariationalEnergy(settings.hamiltonian.build(), settings.train, stage, most_noise)
+    problem = settings.hamiltonian
+    return VariationalEnergy(problem.build(), settings.train, stage, most_noise, problem.energy_scale)
 
 
 def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, callbacks: Sequence[Callback] = ()) -> Run:

@@ -51,13 +51,13 @@ def room_for_graph(model: Sampler, rows: int, memory_bytes: int) -> None:
 class EnergyBatch:
     """Samples of a minibatch, equal ones joined: U <= K distinct configurations (U, N) and the sums over their copies.
 
-    `terms` are the sums of the centred, weighted local energies, `weights` the counts over B; `log_prob` is there if
-    its graph was kept.
+    `terms` are the sums of the centred, weighted local energies over the scale, `weights` the counts over B; `log_prob` is
+    there if its graph was kept.
     """
 
     key: BatchKey
     configs: Tensor
-    terms: Tensor  # (U,) sum of (E_i - mean of the others) / B
+    terms: Tensor  # (U,) sum of (E_i - mean of the others) / (B scale)
     weights: Tensor  # (U,) count / B
     num_samples: int  # B, of all minibatches of the step
     log_prob: Tensor | None = None
@@ -85,6 +85,7 @@ class VariationalEnergy:
         settings: K, flips and window, sgrad, true_grad, NLOOPS, the memory of a chunk of flips, and the seed of the draws.
         most_noise: bound on what `flips=auto` may add to the variance, as a share of it; None: whatever pays for a mean energy.
         stage: the steps over which the number of samples grows to `K_final`; default: all.
+        scale: the gradient is that of <H>/scale, so that rates mean the same in every unit; metrics stay in the unit of H.
 
     Attributes:
         sampling: how local energies are computed now; kept in checkpoints.
@@ -94,7 +95,12 @@ class VariationalEnergy:
     """
 
     def __init__(
-        self, hamiltonian: Hamiltonian, settings: TrainHparams, stage: Stage | None = None, most_noise: float | None = None
+        self,
+        hamiltonian: Hamiltonian,
+        settings: TrainHparams,
+        stage: Stage | None = None,
+        most_noise: float | None = None,
+        scale: float = 1.0,
     ) -> None:
         if settings.true_grad and isinstance(settings.flips, int):
             raise ConfigError(f"train.true_grad=True: differentiates all flips; not with flips={settings.flips}")
@@ -102,6 +108,7 @@ class VariationalEnergy:
         self.settings = settings
         self.stage = stage or settings.stages()[0]
         self.most_noise = most_noise
+        self.scale = scale
         self.sampling = EXACT
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
@@ -111,7 +118,7 @@ class VariationalEnergy:
         self._choose_flips(model, keys[0])
         drawn = [self._draw(model, key) for key in keys]
         energies = torch.cat([draw.energies for draw in drawn])
-        all_terms = leave_one_out(energies).split([len(draw.energies) for draw in drawn])
+        all_terms = leave_one_out(energies / self.scale).split([len(draw.energies) for draw in drawn])
         batches = []
         per_row = 1 if not self.settings.true_grad else 1 + self.hamiltonian.connected(drawn[0].configs[:1])[1].shape[1]
         rows = graph_rows(model, self._memory // per_row)
@@ -189,11 +196,13 @@ class VariationalEnergy:
             room_for_graph(model, len(batch.configs), self._memory)
             log_prob = model.log_prob(batch.configs)
         phase = model.phase(batch.configs) if model.has_phase else None
-        through = differentiable_local_energy(model, self.hamiltonian, batch.configs) if self.settings.true_grad else None
+        through = None
+        if self.settings.true_grad:
+            through = differentiable_local_energy(model, self.hamiltonian, batch.configs) / self.scale
         return weighted_loss(log_prob, batch.terms, batch.weights, phase, through), {}
 
     def residuals(self, batch: EnergyBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Configurations (U, N), weights w_u (U,) and E_u - <E> (U,), <E> = sum_u w_u E_u over all batches of the step.
+        """Configurations (U, N), weights w_u (U,) and (E_u - <E>) / scale (U,), <E> = sum_u w_u E_u over all batches of the step.
 
         A configuration drawn c_u times has w_u = c_u / B and terms_u = c_u (E_u - <E>) / (B - 1), see `leave_one_out`, so
         that E_u - <E> = terms_u / w_u * (B - 1) / B.
