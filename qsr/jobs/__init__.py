@@ -10,6 +10,8 @@ from qsr.jobs.geometry import GeometryReport as GeometryReport
 from qsr.jobs.geometry import hsm_geometry as hsm_geometry
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
+from qsr.jobs.observe import Observation as Observation
+from qsr.jobs.observe import observe as observe
 from qsr.jobs.plot import plot as plot
 from qsr.jobs.predict import predict_table as predict_table
 from qsr.jobs.predict import predicts as predicts
