@@ -13,7 +13,7 @@ from qsr.training import Interrupted, RunFailed
 from .commands import exact, finetune, load, plot, train, transfer
 from .graph import graph
 from .hsm import hsm
-from .observe import observe
+from .observe import extrapolate, observe
 from .snapshots import snapshots
 
 BAD_INPUT, FAILED = 2, 1
@@ -32,7 +32,7 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, observe, finetune, transfer, exact, plot, hsm, snapshots, graph):
+for _command in (train, load, observe, extrapolate, finetune, transfer, exact, plot, hsm, snapshots, graph):
     qsr.add_command(_command)
 
 

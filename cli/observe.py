@@ -57,3 +57,22 @@ def observe(
         )
     click.echo("\n".join(found.lines()))
     click.echo(f"written: {output or run}/{DATA_FILE}, {PICTURE_FILE}")
+
+
+@click.command(short_help="The energy at zero variance, from several runs of one problem.")
+@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN RUN ...")
+@click.option("--samples", type=int, default=4096, show_default=True, help="Of each run.")
+@click.option("--batch", type=int, default=256, show_default=True, help="Samples at once.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
+@click.option("--picture", type=click.Path(path_type=Path), metavar="PNG", help="Points and line as a picture.")
+def extrapolate(runs: tuple[Path, ...], samples: int, batch: int, seed: int, device: str, picture: Path | None) -> None:
+    """Evaluate two or more runs of one problem and extrapolate E/N linearly in Var/N to zero variance.
+
+    Example: qsr extrapolate runs/rydberg/16-B=512-K=512/0 runs/rydberg/16-B=512-K=512/1
+    """
+    with terminal() as bar:
+        found = jobs.extrapolate(runs, samples, batch, seed=seed, device=device, picture=picture, progress=bar)
+    click.echo("\n".join(found.lines()))
+    if picture is not None:
+        click.echo(f"written: {picture}")

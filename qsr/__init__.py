@@ -11,11 +11,13 @@ from qsr.hparams.imports import allow_import as allow_import
 from qsr.hparams.registry import resolve as _resolve
 from qsr.jobs import Evaluation as Evaluation
 from qsr.jobs import ExactReport as ExactReport
+from qsr.jobs import Extrapolation as Extrapolation
 from qsr.jobs import Observation as Observation
 from qsr.jobs import Run as Run
 from qsr.jobs import evaluate as evaluate
 from qsr.jobs import evaluate_on_data as evaluate_on_data
 from qsr.jobs import exact as exact
+from qsr.jobs import extrapolate as extrapolate
 from qsr.jobs import finetune as finetune
 from qsr.jobs import fit as fit
 from qsr.jobs import observe as observe

@@ -23,6 +23,8 @@ def test_the_readme_shows_all_commands() -> None:
     assert {line.split()[1] for line in COMMANDS} == {
         "train",
         "load",
+        "observe",
+        "extrapolate",
         "finetune",
         "transfer",
         "exact",
@@ -38,7 +40,7 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
     _, command, *words = shlex.split(line)
     if words[0] == "--resume" or "RUN" in words:
         return
-    if command in ("load", "plot", "finetune", "transfer"):
+    if command in ("load", "observe", "plot", "finetune", "transfer"):
         stored = read_run(ROOT / words.pop(0))
         if command == "finetune":
             assert stored.settings.updated(parse_sections(words)).train.L == 256

@@ -2,6 +2,8 @@
 
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
+from qsr.jobs.extrapolate import Extrapolation as Extrapolation
+from qsr.jobs.extrapolate import extrapolate as extrapolate
 from qsr.jobs.finetune import finetune as finetune
 from qsr.jobs.fit import DataEvaluation as DataEvaluation
 from qsr.jobs.fit import evaluate_on_data as evaluate_on_data

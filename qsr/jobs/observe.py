@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from qsr.estimators import ArrayEstimate, Estimate, RunningMoments
 from qsr.estimators.order import Order, OrderParameters, reciprocal_grid
-from qsr.estimators.replicas import Fidelity, overlap_ratios, renyi2, swap_ratios
+from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_ratios
 from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
@@ -139,8 +139,7 @@ def observe(
                 generator = generator_for(other.device, seed, "observe other", index)
                 theirs, _ = draw_samples(other, size, generator, memory_bytes)
                 overlap.update(
-                    overlap_ratios(other, model, configs, memory_bytes),
-                    overlap_ratios(model, other, theirs, memory_bytes),
+                    *(overlap_terms(model, other, drawn.to(model.device), memory_bytes) for drawn in (configs, theirs))
                 )
         order.update(configs)
     result = Observation(
