@@ -14,6 +14,7 @@ from .about import compare, info, report
 from .commands import exact, finetune, load, plot, train, transfer
 from .graph import graph
 from .hsm import hsm
+from .observe import extrapolate, observe
 from .snapshots import snapshots
 
 BAD_INPUT, FAILED = 2, 1
@@ -32,7 +33,8 @@ def qsr() -> None:
     """
 
 
-for _command in (train, load, finetune, transfer, exact, plot, info, compare, report, hsm, snapshots, graph):
+_COMMANDS = (train, load, observe, extrapolate, finetune, transfer, exact, plot, info, compare, report, hsm, snapshots, graph)
+for _command in _COMMANDS:
     qsr.add_command(_command)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qsr.hparams.base import ConfigError
 from qsr.hparams.types import patch_block, patch_sites
 
 Boundary = Literal["open", "periodic", "cylinder"]
@@ -30,6 +31,8 @@ CELLS: dict[str, Cell] = {
     "honeycomb": Cell((_ROOT, 0.0), (_ROOT / 2, 1.5), ((0.0, 0.0), (_ROOT / 2, 0.5))),
     "kagome": Cell((2.0, 0.0), (1.0, _ROOT), ((0.0, 0.0), (1.0, 0.0), (0.5, _ROOT / 2))),
 }
+
+_MOST_DISTANCES = 64  # of free positions
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,24 @@ class Lattice:
         first, second = np.nonzero(np.triu(distance < distance.min() * 1.01, k=1))
         return np.stack([first, second], axis=1)
 
+    def distance_groups(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The distances (D,) between sites, ascending, and which of them every pair has, (N, N); -1 on the diagonal.
+
+        Distances within 1 % of the smallest one count as equal (files of positions are rounded). Where free positions still
+        have more than 64 of them, pairs are put into at most 64 intervals, and the distance is the mean in each.
+        """
+        group = np.full((self.num_sites, self.num_sites), -1, dtype=np.int64)
+        first, second = np.triu_indices(self.num_sites, k=1)
+        if len(first) == 0:
+            return np.zeros(0), group
+        distance = self.distances()[first, second]
+        member = np.unique(np.round(distance / (0.01 * distance.min())), return_inverse=True)[1]
+        if self.coordinates is not None and member.max() >= _MOST_DISTANCES:
+            edges = np.linspace(distance.min(), distance.max(), _MOST_DISTANCES + 1)[1:-1]
+            member = np.unique(np.digitize(distance, edges), return_inverse=True)[1]
+        group[first, second] = group[second, first] = member
+        return np.bincount(member, distance) / np.bincount(member), group
+
     def sublattice_signs(self) -> NDArray[np.float64]:
         """(N,) the sign of the checkerboard order: (-1)^(x+y), or for free positions +1 and -1 alternating along bonds."""
         if self.coordinates is None:
@@ -140,6 +161,28 @@ class Lattice:
             for here, there in (bonds.T, bonds.T[::-1]):
                 reached[there[reached[here]]] = True
         return bool(reached.all() and (signs[bonds[:, 0]] == -signs[bonds[:, 1]]).all())
+
+    def region(self, text: str) -> NDArray[np.int64]:
+        """Site indices of a region: 'rows:2' (x < 2), 'columns:1' (y < 1), or 'sites:0,1,5'.
+
+        Raises:
+            ConfigError: for another form, and for rows, columns or sites that the lattice does not have.
+        """
+        kind, _, value = text.partition(":")
+        words = value.split(",")
+        if all(word.isdecimal() for word in words) and (kind == "sites" or len(words) == 1):
+            numbers = [int(word) for word in words]
+            if kind == "sites" and len(set(numbers)) == len(numbers) and max(numbers) < self.num_sites:
+                return np.array(numbers)
+            sites = np.arange(self.num_sites).reshape(self.shape)
+            if kind == "rows" and 1 <= numbers[0] <= self.Lx:
+                return sites[: numbers[0]].ravel()
+            if kind == "columns" and 1 <= numbers[0] <= self.Ly:
+                return sites[:, : numbers[0]].ravel()
+        raise ConfigError(
+            f"region={text}: expected rows:1 to rows:{self.Lx}, columns:1 to columns:{self.Ly}, "
+            f"or sites:I,J,... with different numbers below {self.num_sites}"
+        )
 
     def patches(self, patch: str) -> NDArray[np.int64]:
         """(n, p) site indices of each patch; both the patches and the sites within one run row by row.

@@ -32,7 +32,7 @@ def test_commands_name_real_settings_and_runs(line: str) -> None:
         return
     if command == "graph":
         return  # in tests/cli/test_graph_runs.py
-    if command in ("load", "plot", "info", "report", "finetune", "transfer"):
+    if command in ("load", "observe", "plot", "info", "report", "finetune", "transfer"):
         stored = read_run(ROOT / words.pop(0))
         if command == "finetune":
             assert stored.settings.updated(parse_sections(words)).train.L == 256

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,59 @@ class RunningMoments:
     def array_estimate(self) -> ArrayEstimate:
         """Mean and error of samples of any shape."""
         return ArrayEstimate(np.asarray(self.mean), np.asarray(self.error))
+
+
+class RunningCovariance:
+    """Means and covariances of K numbers per sample, gathered batch by batch, and the errors of what is computed from the means.
+
+    Deviations are taken from a mean, as in `RunningMoments`. Memory: K^2 numbers, however many samples there are.
+
+    Attributes:
+        count: number of samples S.
+        mean: (K,) means; nan before the first sample.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.count = 0
+        self.mean: NDArray[np.float64] = np.full(size, np.nan)
+        self._products = np.zeros((size, size))  # sums of products of deviations from the mean
+
+    def update(self, values: ArrayLike) -> None:
+        """Add a batch of samples (B, K), B >= 0."""
+        batch = np.asarray(values, dtype=np.float64)
+        if batch.ndim != 2 or batch.shape[1] != len(self.mean):
+            raise ValueError(f"values: expected shape (B, {len(self.mean)}), found {batch.shape}")
+        if len(batch) == 0:
+            return
+        mean = batch.mean(axis=0)
+        deviations = batch - mean
+        self._products += deviations.T @ deviations
+        total = self.count + len(batch)
+        if self.count:
+            shift = mean - self.mean
+            self._products += np.outer(shift, shift) * (self.count * len(batch) / total)
+            mean = self.mean + shift * (len(batch) / total)
+        self.count, self.mean = total, mean
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """(K, K) unbiased covariances of a sample (ddof = 1); nan below two samples."""
+        return self._products / (self.count - 1) if self.count > 1 else np.full_like(self._products, np.nan)
+
+    def propagate(self, values: NDArray[np.float64], jacobian: NDArray[np.float64]) -> ArrayEstimate:
+        """Numbers (F,) computed from the means, with their errors sqrt(J C J^T / S), J = d values / d means (F, K).
+
+        The delta method: right to leading order in 1/S, where the numbers are smooth functions of means of finite variance.
+        """
+        variance = np.einsum("fk,fk->f", jacobian @ self.covariance, jacobian)
+        # Rounding can leave a vanishing variance slightly negative.
+        return ArrayEstimate(values, np.sqrt(np.maximum(variance, 0.0) / max(self.count, 1)))
+
+    def estimate(self, function: Callable[[Tensor], Tensor]) -> ArrayEstimate:
+        """As `propagate`, of a differentiable function of the means, (K,) float64 -> (F,)."""
+        means = torch.from_numpy(self.mean)
+        jacobian: Tensor = torch.autograd.functional.jacobian(function, means)
+        return self.propagate(function(means).numpy(), jacobian.numpy())
 
 
 def mean_and_error(values: ArrayLike) -> ArrayEstimate:

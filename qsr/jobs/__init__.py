@@ -5,6 +5,8 @@ from qsr.jobs.compare import Comparison as Comparison
 from qsr.jobs.compare import compare as compare
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
+from qsr.jobs.extrapolate import Extrapolation as Extrapolation
+from qsr.jobs.extrapolate import extrapolate as extrapolate
 from qsr.jobs.finetune import finetune as finetune
 from qsr.jobs.fit import DataEvaluation as DataEvaluation
 from qsr.jobs.fit import evaluate_on_data as evaluate_on_data
@@ -15,6 +17,8 @@ from qsr.jobs.info import RunInfo as RunInfo
 from qsr.jobs.info import info as info
 from qsr.jobs.load import Evaluation as Evaluation
 from qsr.jobs.load import evaluate as evaluate
+from qsr.jobs.observe import Observation as Observation
+from qsr.jobs.observe import observe as observe
 from qsr.jobs.page import report as report
 from qsr.jobs.plot import plot as plot
 from qsr.jobs.predict import predict_table as predict_table

@@ -12,14 +12,13 @@ import torch
 from tqdm import tqdm
 
 from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, v_score
-from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams import RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, check_writable, refuse_on_data
-from qsr.runs import read_run, replacing, restore_model, write_atomically
+from qsr.jobs.run import Run, batch_sizes, open_sampler, results_folder
+from qsr.runs import replacing, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
-from qsr.training.device import find_device
 from qsr.training.precision import computing_in, reporting_precision
 from qsr.training.random import generator_for
 
@@ -100,29 +99,15 @@ def evaluate(
         ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, and for
             whatever `load_model` refuses.
     """
-    if num_samples < 2:
-        raise ConfigError(f"SAMPLES={num_samples}: must be at least 2 (an error bar needs them)")
-    if batch_size < 1:
-        raise ConfigError(f"BATCH={batch_size}: must be at least 1")
-    if isinstance(run, Run):
-        settings, model, path = run.settings, run.model, run.path
-        refuse_on_data(settings, "evaluate")
-    else:
-        stored = read_run(run)
-        refuse_on_data(stored.settings, "evaluate")
-        settings, model, path = stored.settings, restore_model(stored, find_device(device, "device")), stored.path
-    target = Path(output) if output is not None else path
-    if write and target is None:
-        raise ConfigError("output: this run has no directory; say where to write")
-
-    if write and target is not None:
-        check_writable(target)
+    sizes = batch_sizes(num_samples, batch_size)
+    opened = open_sampler(run, "evaluate", device)
+    settings, model = opened.settings, opened.model
+    target = results_folder(opened, output) if write else None
 
     keep_freed_memory()
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
     energies, imaginary, observables = RunningMoments(), RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
-    sizes = [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
     memory_bytes = settings.train.memory_MiB * 2**20
     for index, size in enumerate(tqdm(sizes, unit="batch", disable=not progress)):
         with computing_in(reporting_precision(settings.train.precision), model):
@@ -149,7 +134,7 @@ def evaluate(
         num_sites=lattice.num_sites,
         problem=settings.hamiltonian.describe(),
     )
-    if write and target is not None:
+    if target is not None:
         snapshots = _snapshots(settings, {name: np.concatenate(parts) for name, parts in kept.items()})
         with replacing(target / SAMPLES_FILE) as temporary:
             write_snapshots(temporary, snapshots)

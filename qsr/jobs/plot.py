@@ -114,13 +114,10 @@ def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8], unit
     """Connected density correlation against distance, averaged over pairs at equal distance."""
     n = configs.astype(float)
     covariance = np.atleast_2d(np.cov(n.T, ddof=1))
-    first, second = np.triu_indices(lattice.num_sites, k=1)
-    distance = lattice.distances()[first, second]
-    # Positions from a file are rounded: distances within 1 % of the smallest one count as equal.
-    group = np.unique(np.round(distance / (0.01 * distance.min())), return_inverse=True)[1]
-    count = np.bincount(group)
-    mean = np.bincount(group, covariance[first, second]) / count
-    axis.plot(np.bincount(group, distance) / count, mean, "o-" if lattice.coordinates is None else "o", ms=3, lw=0.8)
+    distances, group = lattice.distance_groups()
+    pairs = group >= 0
+    mean = np.bincount(group[pairs], covariance[pairs]) / np.bincount(group[pairs])
+    axis.plot(distances, mean, "o-" if lattice.coordinates is None else "o", ms=3, lw=0.8)
     axis.axhline(0, color="0.7", lw=0.8)
     axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")
 

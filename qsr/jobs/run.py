@@ -14,7 +14,7 @@ import torch
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.runs import RunDirectory
+from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.samplers import Sampler
 from qsr.training import (
     Callback,
@@ -73,6 +73,47 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
     """
     if settings.on_data:
         raise ConfigError(f"{command}: this is a run of a model on data ({settings.model.label_of_runs}); a sampler is needed")
+
+
+def open_sampler(run: str | Path | Run, command: str, device: str = "auto") -> Run:
+    """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
+
+    Raises:
+        ConfigError: for the run of a model on data, for a device that this machine does not have, and for whatever
+            `load_model` refuses.
+    """
+    if isinstance(run, Run):
+        refuse_on_data(run.settings, command)
+        return run
+    stored = read_run(run)
+    refuse_on_data(stored.settings, command)
+    return Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
+
+
+def batch_sizes(num_samples: int, batch_size: int) -> list[int]:
+    """Sizes of the batches in which samples are drawn.
+
+    Raises:
+        ConfigError: for fewer than 2 samples, or 1 per batch.
+    """
+    if num_samples < 2:
+        raise ConfigError(f"SAMPLES={num_samples}: must be at least 2 (an error bar needs them)")
+    if batch_size < 1:
+        raise ConfigError(f"BATCH={batch_size}: must be at least 1")
+    return [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
+
+
+def results_folder(run: Run, output: str | Path | None) -> Path:
+    """Where results are written: `output`, or the run's own directory; it is there and writable.
+
+    Raises:
+        ConfigError: if there is none, or nothing can be written there.
+    """
+    target = Path(output) if output is not None else run.path
+    if target is None:
+        raise ConfigError("output: this run has no directory; say where to write")
+    check_writable(target)
+    return target
 
 
 def given_sections(**sections: Section) -> dict[str, Any]:

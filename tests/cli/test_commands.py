@@ -100,7 +100,7 @@ def test_help_says_what_the_hamiltonian_is() -> None:
     assert bare.returncode == 0 and "Commands:" in bare.stdout and bare.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["train", "load", "finetune", "transfer", "exact", "plot"])
+@pytest.mark.parametrize("command", ["train", "load", "observe", "extrapolate", "finetune", "transfer", "exact", "plot"])
 def test_help_of_the_commands(command: str) -> None:
     result = qsr(command, "--help")
     assert result.returncode == 0 and f"qsr {command}" in result.stdout
@@ -115,6 +115,23 @@ def test_load_as_in_the_source(rnn_run: Path) -> None:
     assert (rnn_run / "samples.h5").is_file()
     assert (rnn_run / "evaluation.txt").read_text() in result.stdout
     assert "rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0" in result.stdout
+
+
+def test_observe_and_extrapolate(rnn_run: Path, tmp_path: Path) -> None:
+    words = ["--region", "rows:1", "--momentum", "pi,0"]
+    result = qsr("observe", str(rnn_run), "64", "32", *words, "--fidelity", str(rnn_run), "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    for name in ("binder", "domain_size", r"S\(pi,pi\) connected", r"S\(pi,0\)", "renyi2 rows:1", "fidelity"):
+        assert re.search(rf"^{name} +-?\d", result.stdout, re.MULTILINE), name
+    assert (tmp_path / "observables.h5").is_file() and (tmp_path / "observables.png").is_file()
+    other = NNQSR / "rnn_gru_4x4_patch2x2"
+    assert_refused(qsr("observe", str(rnn_run), "64", "32", "--fidelity", str(other)), "expected a run on the same 8x8 sites")
+    assert_refused(qsr("extrapolate", str(rnn_run), str(other)), "expected the Hamiltonian of")
+    picture = tmp_path / "line.png"
+    words = ["extrapolate", str(other), str(NNQSR / "rnn_elman_4x4_patch1")]
+    result = qsr(*words, "--samples", "64", "--batch", "32", "--picture", str(picture))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^E/N at zero variance +-?\d", result.stdout, re.MULTILINE) and picture.is_file()
 
 
 def test_finetune_as_in_the_source(rnn_run: Path, tmp_path: Path) -> None:
@@ -188,6 +205,10 @@ def test_runs_of_the_original_are_read_where_a_run_is_expected(tmp_path: Path) -
         ("train --ptf --scheduler name=StepLR", "scheduler.name=StepLR"),
         ("transfer nowhere --ptf", "nowhere: no such directory"),
         ("plot nowhere", "nowhere: no such directory"),
+        ("observe nowhere", "nowhere: no such directory"),
+        ("observe nowhere 1", "SAMPLES=1: must be at least 2"),
+        ("extrapolate nowhere", "RUN: a line needs at least 2 runs, found 1"),
+        ("extrapolate", "Missing argument 'RUN RUN ...'"),
         ("exact --rydberg Lx=5 Ly=5", "at most 20 sites"),
         ("exact --ptf", "expected one problem section such as --rydberg Lx=4 Ly=4, found --ptf"),
         ("exact --rydberg Lx=4 Ly=4 --ptf", "expected one problem section"),
