@@ -2,6 +2,9 @@
 
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
+from qsr.jobs.exchange import ImportReport as ImportReport
+from qsr.jobs.exchange import export_snapshots as export_snapshots
+from qsr.jobs.exchange import import_snapshots as import_snapshots
 from qsr.jobs.finetune import finetune as finetune
 from qsr.jobs.fit import DataEvaluation as DataEvaluation
 from qsr.jobs.fit import evaluate_on_data as evaluate_on_data
