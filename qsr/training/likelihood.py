@@ -18,6 +18,8 @@ from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import generator_for
 from qsr.training.settings import TrainHparams
 
+READ_TOGETHER = 1024  # snapshots that are held back whose draws are made at once
+
 
 @dataclass
 class SnapshotBatch:
@@ -112,7 +114,8 @@ class SnapshotLikelihood:
         configs = snapshots.to(model.device)
         if self.data.noisy:
             generator = generator_for(model.device, self.settings.seed, "validation")
-            return _negative_log_mean(self._draw(model, configs, generator)[1])
+            parts = configs.split(READ_TOGETHER)
+            return torch.cat([_negative_log_mean(self._draw(model, part, generator)[1]) for part in parts])
         distinct, inverse = configs.unique(dim=0, return_inverse=True)
         rows = max(1, self._memory // model.pass_bytes())
         with evaluation_mode(model):

@@ -41,7 +41,7 @@ def check_natural_gradient(settings: RunSettings) -> None:
         return
     name = f"optimizer.name={settings.optimizer.name}"
     if settings.objective.name != "energy":
-        raise ConfigError(f"{name}: needs local energies, and learning from samples computes none; use Adam")
+        raise ConfigError(f"{name}: needs the local energies of a Hamiltonian, and learning from samples computes none; use Adam")
     if settings.train.true_grad:
         raise ConfigError(f"train.true_grad=True: {name} does not differentiate local energies; use an optimizer of torch")
     if settings.train.sgrad:

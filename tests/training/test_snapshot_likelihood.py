@@ -246,7 +246,7 @@ def test_energies_go_on_where_snapshots_end(tmp_path: Path) -> None:
         ({"data": {"type": "table", "file": "F"}}, r"--table: is for models on data; ptf is a sampler"),
         ({"data": {"file": "F", "validation": 0.0}, "early_stopping": {"patience": 2}}, r"data\.validation=0: early_stopping"),
         ({"early_stopping": {"monitor": "nll"}}, r"early_stopping\.monitor=nll: no such metric"),
-        ({"optimizer": {"name": "spring"}}, r"optimizer\.name=spring: needs local energies"),
+        ({"optimizer": {"name": "spring"}}, r"optimizer\.name=spring: needs the local energies"),
         ({"model": qsr.RNN(patch="1", phase=True)}, r"rnn\.phase=True: the new model has a phase"),
         ({"train": {"NLOOPS": 2}}, r"train\.NLOOPS=2: concerns energies, and learning from snapshots computes none"),
         ({"train": {"max_epochs": 3}}, r"train\.max_epochs=3: means nothing in a run of a sampler"),
