@@ -18,7 +18,7 @@ def sections_overview() -> str:
         "model": "Model (one; a second one after --lptf or --hsm is the sampler inside)",
         "tokens": "Tokens of a sampler, after its section",
         "hamiltonian": "Problem (one)",
-        "data": "Data, for models on data",
+        "data": "Data, for models on data and for samplers that learn from snapshots",
     }
     lines = []
     for role, title in titles.items():

@@ -1,4 +1,4 @@
-"""`qsr snapshots`: files of labelled configurations, to train and to test models on."""
+"""`qsr snapshots`: files of configurations, drawn or measured, to train and to test models on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qsr.jobs.snapshots import Shots
 from .commands import SECTION_WORDS, terminal
 
 
-@click.group("snapshots", short_help="Files of labelled snapshots of ground states.")
+@click.group("snapshots", short_help="Files of snapshots: drawn, imported, exported.")
 def snapshots() -> None:
     """Work on snapshot files, which every --data reads."""
 
@@ -62,3 +62,34 @@ make = click.Command(
     ],
 )
 snapshots.add_command(make)
+
+
+@snapshots.command("import", short_help="Measured configurations from other programs' files.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), metavar="OUT")
+@click.option(
+    "--positions", type=click.Path(path_type=Path), metavar="FILE", help="x and y of the sites: text, npy, Pulser or Braket JSON."
+)
+@click.option("--lattice", metavar="LxxLy", help="The sites are this square lattice; with positions, in any order.")
+def import_(source: Path, file: Path, positions: Path | None, lattice: str | None) -> None:
+    """Write the configurations of SOURCE into the snapshot file OUT.
+
+    SOURCE: csv, tsv or txt (bit strings, alone or with counts, or a column of 0 and 1 for each site), npy or npz (configs), json
+    (counts of Pulser, a list of bit strings, or a task result of Braket, in which lost atoms were excited).
+
+    Example: qsr snapshots import counts.json measured.h5 --positions register.json --lattice 3x2
+    """
+    report = jobs.import_snapshots(source, file, positions=positions, lattice=lattice)
+    click.echo("\n".join([*report.lines(), f"written: {file}"]))
+
+
+@snapshots.command("export", short_help="Snapshots as arrays or a table.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
+def export(file: Path, target: Path) -> None:
+    """Write the snapshots of FILE, with all that is known of them, to OUT: npz or csv.
+
+    Example: qsr snapshots export runs/rydberg/16-B=512-K=512/0/samples.h5 samples.npz
+    """
+    count = jobs.export_snapshots(file, target)
+    click.echo(f"written: {target}, {count} snapshots")

@@ -34,14 +34,14 @@ def blueprint(tree: Mapping[str, Any], title: str) -> str:
     lines = [f"# {title}", ""]
     lines += _section("train", hparams_class("train"), tree, on_data)
     lines += _section("model", model, tree, on_data, left_out=LIFTED)
-    if on_data:
+    if on_data or "data" in tree:
         lines += _section("data", class_of(tree.get("data", {"type": "data"}), "data"), tree, on_data)
-    else:
+    if not on_data:
         problem = tree.get("hamiltonian", {"type": "rydberg"})
         lines += _section("hamiltonian", class_of(problem, "hamiltonian"), {"hamiltonian": problem}, on_data)
     for name in PARTS:
         if name == "early_stopping" and name not in tree:
-            if on_data:
+            if on_data or "data" in tree:
                 lines += ["early_stopping:  # nothing below it: training goes to its end", *_commented(hparams_class(name)), ""]
             continue
         lines += _section(name, hparams_class(name), tree, on_data)

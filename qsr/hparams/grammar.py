@@ -59,10 +59,10 @@ def parse_sections(arguments: Sequence[str]) -> dict[str, Any]:
     written = split_sections(arguments)
     model = next((name for name, _ in written if find_section(name).role == "model"), None)
     for name, words in written:
-        if name == "data" and model is not None and not getattr(hparams_class(model), "on_data", False):
-            raise ConfigError(f"--data: is for models on data; --{model} is trained on a Hamiltonian")
         if name == "data" and "file" in words and model is None:
-            raise ConfigError("--data: for which model? add one of --hsm (tables), --qembed and --graph (snapshots)")
+            raise ConfigError(
+                "--data: for which model? add one of --hsm (tables), --qembed, --graph and samplers such as --ptf (snapshots)"
+            )
         if name == "data" and "module_name" not in words and model is not None:
             name = getattr(hparams_class(model), "data_section", "data")  # the kind that the model takes
         if innermost is not None and innermost["type"] != name:

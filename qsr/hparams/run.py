@@ -23,7 +23,8 @@ STEPS_BETWEEN_CHECKPOINTS = 100  # of a sampler's run
 class RunSettings:
     """Resolved settings. Sections are `Hparams` objects; `from_tree` builds and cross-checks them.
 
-    A run is either of a sampler on a Hamiltonian or of a model on data (`on_data`): the other's section is None.
+    A run is either of a sampler on a Hamiltonian, with `data` if it learns from snapshots of its states, or of a model on data
+    (`on_data`), which has no Hamiltonian.
     """
 
     # Typed Any because the classes live in higher layers and are found through the registry.
@@ -73,7 +74,7 @@ class RunSettings:
 
     @property
     def on_data(self) -> bool:
-        """Whether the model is trained on data."""
+        """Whether the model is one on data, and no sampler."""
         return self.hamiltonian is None
 
     @property
@@ -139,6 +140,8 @@ class RunSettings:
         shape_given = any(changes.get("hamiltonian", {}).get(name) is not None for name in ("Lx", "Ly", "positions"))
         size_given = changes.get("train", {}).get("L") not in (None, self.train.L)
         merged["train"].pop("curriculum")  # it belongs to the run that had it
+        for name in ("data", "early_stopping"):  # and so do these, of a sampler that has learned from snapshots
+            merged.pop(name, None)
         if curriculum_given := changes.get("train", {}).get("curriculum") is not None:
             merged["train"].pop("steps")
         problem = changes.get("hamiltonian", {})
@@ -178,9 +181,10 @@ class RunSettings:
 
 def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
     """The sections of a sampler's run on a Hamiltonian."""
-    for name in ("data", "early_stopping", "loss"):
-        if name in written:
-            raise ConfigError(f"{name}: is for models on data; {written['model']['type']} is trained on a Hamiltonian")
+    if "loss" in written:
+        raise ConfigError(f"loss: is for models on data; {written['model']['type']} has that of its Hamiltonian or its snapshots")
+    if "early_stopping" in written and "data" not in written:
+        raise ConfigError("early_stopping: is for training on data; add --data with snapshots")
     optimizer, rate = split_rate(written.get("optimizer", {}), written.get("train", {}))
     optimizer.check_sampler()
     train: Any = hparams_class("train")(**{**written.get("train", {}), "lr": optimizer.default_rate if rate is None else rate})
@@ -192,6 +196,11 @@ def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
     checkpoint: Any = hparams_class("checkpoint")(**written.get("checkpoint", {}))
     for section in (train, checkpoint):
         refuse_other_settings(section, on_data=False)
+    data = _snapshots(written["model"], written["data"], train.seed) if "data" in written else None
+    stopping = written.get("early_stopping")
+    if stopping is not None and data is not None and not data.validation:
+        raise ConfigError("data.validation=0: early_stopping needs snapshots that are held back")
+    objective = {"name": "snapshots"} if data is not None else written.get("objective", {})
     return {
         "train": train.updated({"L": train.L or hamiltonian.num_sites}),
         "model": build_section(written["model"], role="model"),
@@ -199,11 +208,31 @@ def _sampler_sections(written: dict[str, Any]) -> dict[str, Any]:
         "optimizer": optimizer,
         "scheduler": hparams_class("scheduler")(**written.get("scheduler", {})).settled(samplers=True),  # type: ignore[attr-defined]
         "gradient_clipping": hparams_class("gradient_clipping")(**written.get("gradient_clipping", {})),
-        "checkpoint": checkpoint.updated({"every_n_steps": checkpoint.every_n_steps or STEPS_BETWEEN_CHECKPOINTS}),
-        "objective": hparams_class("objective")(**written.get("objective", {})),
+        # Not after epochs of snapshots: they may be as short as a step.
+        "checkpoint": checkpoint.updated(
+            {"every_n_steps": checkpoint.every_n_steps or STEPS_BETWEEN_CHECKPOINTS, "every_n_epochs": None}
+        ),
+        "objective": hparams_class("objective")(**objective),
+        "data": data,
+        "early_stopping": None if stopping is None else hparams_class("early_stopping")(**stopping),
         "logger": hparams_class("logger")(**written.get("logger", {})),
         "extra": written.get("extra", {}),
     }
+
+
+def _snapshots(model: Mapping[str, Any], values: Mapping[str, Any], seed: int) -> Any:
+    """The data of a sampler; what is held back of them is the run's to draw.
+
+    Raises:
+        ConfigError: for data of another kind.
+    """
+    kind: Any = class_of(model, "model")
+    found = values.get("type", "data" if values.get("module_name") else kind.data_section)
+    if found != kind.data_section:
+        raise ConfigError(
+            f"--{found}: is for models on data; {kind.section} is a sampler, and learns from --data file=snapshots.h5"
+        )
+    return build_section({"type": found, **values, "seed": seed if values.get("seed") is None else values["seed"]}, "data")
 
 
 def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None = None) -> Any:

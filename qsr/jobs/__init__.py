@@ -5,6 +5,9 @@ from qsr.jobs.compare import Comparison as Comparison
 from qsr.jobs.compare import compare as compare
 from qsr.jobs.exact import ExactReport as ExactReport
 from qsr.jobs.exact import exact as exact
+from qsr.jobs.exchange import ImportReport as ImportReport
+from qsr.jobs.exchange import export_snapshots as export_snapshots
+from qsr.jobs.exchange import import_snapshots as import_snapshots
 from qsr.jobs.extrapolate import Extrapolation as Extrapolation
 from qsr.jobs.extrapolate import extrapolate as extrapolate
 from qsr.jobs.finetune import finetune as finetune

@@ -47,7 +47,10 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     axes = figure.subplots(2, 2)
     history = RunDirectory(stored.path).history.read("steps")
-    _draw_training(axes[0], history, problem, stored.settings.hamiltonian.energy_unit)
+    if "nll" in history:
+        _draw_likelihood(axes[0], history, RunDirectory(stored.path).history.read("epochs"))
+    else:
+        _draw_training(axes[0], history, problem, stored.settings.hamiltonian.energy_unit)
     densities = configs.mean(axis=0)
     _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
     _draw_correlations(axes[1, 1], lattice, configs, stored.settings.hamiltonian.length_unit)
@@ -96,6 +99,18 @@ def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: 
     if energy_axis.get_legend_handles_labels()[0]:
         energy_axis.legend(fontsize=8)
     variance_axis.set(xlabel="step", ylabel="variance of log p (nat^2)" if "kl" in history else f"Var E_loc / N ({unit}^2)")
+
+
+def _draw_likelihood(axes: Any, history: dict[str, NDArray[np.float64]], epochs: dict[str, NDArray[np.float64]]) -> None:
+    """-log p of snapshots, and the norm of its gradient."""
+    axes[0].plot(history["step"], history["nll"], lw=0.8, label="training")
+    if "validation_loss" in epochs:
+        axes[0].plot(epochs["step"], epochs["validation_loss"], lw=1.2, label="held back")
+    axes[0].set_ylim(top=np.nanquantile(history["nll"], 0.95))
+    axes[0].set(xlabel="step", ylabel="-log p of a snapshot (nat)")
+    axes[0].legend(fontsize=8)
+    axes[1].semilogy(history["step"], history["gradient_norm"], lw=0.8)
+    axes[1].set(xlabel="step", ylabel="norm of the gradient")
 
 
 def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64], title: str) -> None:

@@ -24,6 +24,7 @@ from qsr.training import (
     ProgressLog,
     Stage,
     Trainer,
+    check_natural_gradient,
     update_rule,
 )
 from qsr.training.device import find_device
@@ -114,6 +115,22 @@ def results_folder(run: Run, output: str | Path | None) -> Path:
         raise ConfigError("output: this run has no directory; say where to write")
     check_writable(target)
     return target
+
+
+def refuse_energy_settings(settings: RunSettings, what: str) -> None:
+    """For jobs that learn from samples; `what` names the job.
+
+    Raises:
+        ConfigError: for settings of local energies, a curriculum, a phase, and natural gradients.
+    """
+    for name in ("sgrad", "true_grad", "NLOOPS", "curriculum", "K_final"):
+        if getattr(settings.train, name):
+            raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and {what} computes none")
+    if settings.model.phase:
+        raise ConfigError(
+            f"{settings.model.section}.phase=True: the new model has a phase, and the likelihood of samples says nothing of it"
+        )
+    check_natural_gradient(settings)
 
 
 def given_sections(**sections: Section) -> dict[str, Any]:

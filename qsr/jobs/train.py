@@ -9,6 +9,7 @@ from typing import Any
 from qsr.estimators.local_energy import check_sign
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.fit import resume_fit, start_fit
+from qsr.jobs.likelihood import resume_on_snapshots, start_on_snapshots
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
@@ -40,7 +41,10 @@ def train(
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Train a model to the ground state of a Hamiltonian by variational Monte Carlo (arXiv 2306.03921), or on data (`fit`).
+    """Train a sampler to the ground state of a Hamiltonian by variational Monte Carlo (arXiv 2306.03921), or a model on data.
+
+    With `data`, a sampler learns the distribution of measured snapshots by maximum likelihood; `finetune` goes on with energies.
+    Models on data are trained as by `fit`.
 
     Sections are `Hparams` objects (`qsr.Rydberg(Lx=4, Ly=4)`, `qsr.PTF(patch="2x2")`) or mappings; a model or Hamiltonian
     given as a mapping has its `type` in it. Energies are in the units of the Hamiltonian's parameters (Omega).
@@ -49,7 +53,9 @@ def train(
         hamiltonian: default: Rydberg atoms on a square of L sites with V=7, Omega=delta=1.
         model: required.
         train: steps, batch, rate, seed and output directory.
-        data, early_stopping, loss: for models on data only (see `qsr.fit`).
+        data: snapshots for a sampler (`SnapshotsHparams`), or what a model on data takes (see `qsr.fit`).
+        early_stopping: with data only.
+        loss: of models on data only.
         logger: where metrics go beside history.h5.
         extra: free keys, kept in settings.json.
         preset: named settings below the given ones (`nnqsr`).
@@ -78,6 +84,8 @@ def train(
     settings = RunSettings.from_tree(given, preset)
     if settings.on_data:
         return start_fit(settings, progress=progress, callbacks=callbacks)
+    if settings.data is not None:
+        return start_on_snapshots(settings, progress, callbacks)
     return start(settings, build_model(at_stage(settings, settings.train.stages()[0])), progress, callbacks)
 
 
@@ -124,6 +132,8 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         settings = directory.read_settings()
         if settings.on_data:
             return resume_fit(settings, directory, data, progress, callbacks)
+        if settings.data is not None:
+            return resume_on_snapshots(settings, directory, progress, callbacks)
         model = build_model(at_stage(settings, settings.train.stages()[0]))
         if settings.objective.name == "teacher":
             teacher = directory.path / TEACHER

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, refuse_on_data, run_training
+from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, refuse_energy_settings, refuse_on_data, run_training
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
-from qsr.training import TeacherLikelihood, check_natural_gradient, update_rule
+from qsr.training import TeacherLikelihood, update_rule
 
 
 def transfer(
@@ -48,15 +48,12 @@ def transfer(
         objective={"name": "teacher"},
     )
     settings = RunSettings.from_tree(given, preset)
-    for name in ("sgrad", "true_grad", "NLOOPS", "curriculum", "K_final"):
-        if getattr(settings.train, name):
-            raise ConfigError(f"train.{name}={getattr(settings.train, name)}: concerns energies, and a transfer computes none")
-    for name, section in (("the teacher's model", stored.settings.model), ("the new model", settings.model)):
-        if section.phase:
-            raise ConfigError(
-                f"{section.section}.phase=True: {name} has a phase, and the likelihood of samples says nothing of it"
-            )
-    check_natural_gradient(settings)
+    if stored.settings.model.phase:
+        raise ConfigError(
+            f"{stored.settings.model.section}.phase=True: the teacher's model has a phase, and the likelihood of samples says "
+            "nothing of it"
+        )
+    refuse_energy_settings(settings, "a transfer")
     student = build_model(settings)
     objective = TeacherLikelihood(restore_model(stored, student.device), settings.train)
     update_rule(student, settings)  # may refuse its arguments: before there is a directory

@@ -37,6 +37,8 @@ class TokenHparams(Hparams):
 class SamplerHparams(Hparams):
     """What all samplers share."""
 
+    data_section: ClassVar[str] = "snapshots"  # the kind of --data that they learn from
+
     shorthands: ClassVar[dict[str, str]] = {"_2D": "True reads patch=2 as the square block 2x2 (NN-QSR's spelling)"}
 
     L: int | None = Hparam(None, ge=1, help="number of sites; set by the lattice, must agree with it if given")

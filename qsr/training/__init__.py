@@ -11,8 +11,10 @@ from qsr.training.default_early_stopping import DefaultEarlyStopping as DefaultE
 from qsr.training.evaluators import Evaluator as Evaluator
 from qsr.training.evaluators import Tester as Tester
 from qsr.training.evaluators import Validator as Validator
+from qsr.training.likelihood import SnapshotLikelihood as SnapshotLikelihood
 from qsr.training.loggers import LoggerHparams as LoggerHparams
 from qsr.training.loggers import MetricLogger as MetricLogger
+from qsr.training.measured import SnapshotsHparams as SnapshotsHparams
 from qsr.training.metric_table import MetricTable as MetricTable
 from qsr.training.model import Model as Model
 from qsr.training.model import ModelHparams as ModelHparams

@@ -33,7 +33,7 @@ class HistoryWriter(Callback):
         self.history = history
         self.sites = {} if num_sites is None else {"sites": num_sites}
         history.units.update(dict.fromkeys(("energy", "energy_error"), energy_unit), variance=f"{energy_unit}^2")
-        history.units.update(kl="nat", kl_variance="nat^2", seconds="s")
+        history.units.update(kl="nat", kl_variance="nat^2", nll="nat", nll_error="nat", seconds="s")
         self._clock = time.perf_counter()
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -88,7 +88,7 @@ def columns(metrics: Metrics) -> Metrics:
 
 
 def describe(metrics: Metrics, num_sites: int | None, samples: int, shown: Sequence[str] = ()) -> str:
-    """One line of progress: the energy per site with its error and variance, the divergence from a teacher, or losses.
+    """One line of progress: energy per site with error and variance, divergence from a teacher, -log p of a snapshot, or losses.
 
     Args:
         shown: of the metrics of a model on data, by their names without the phase; none: all.
@@ -99,6 +99,8 @@ def describe(metrics: Metrics, num_sites: int | None, samples: int, shown: Seque
         return f"E/N={energy} Var/N={metrics['variance'] / num_sites:.2e}{flips}"
     if "kl" in metrics:
         return f"KL={Estimate(metrics['kl'], math.sqrt(max(metrics['kl_variance'], 0.0) / samples))}"
+    if "nll" in metrics:
+        return f"NLL={Estimate(metrics['nll'], metrics['nll_error'])}"
     named = {name: value for name, value in metrics.items() if "/" in name and (not shown or name.partition("/")[2] in shown)}
     return " ".join(f"{name}={value:.5g}" for name, value in named.items())
 
@@ -108,10 +110,22 @@ def shown_of(trainer: Trainer) -> tuple[str, ...]:
     return trainer.model.shown if isinstance(trainer.model, Model) else ()
 
 
-class ProgressBar(Callback):
+class HeldOut(Callback):
+    """Keeps what samplers reach on snapshots that are held back, for the lines of progress."""
+
+    def __init__(self) -> None:
+        self.held_out = ""
+
+    def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        if "validation/loss_error" in metrics:
+            self.held_out = f" held back: {Estimate(metrics['validation/loss'], metrics['validation/loss_error'])}"
+
+
+class ProgressBar(HeldOut):
     """A bar on the terminal with energy, error, variance (or losses) and the time left."""
 
     def __init__(self, num_sites: int | None = None) -> None:
+        super().__init__()
         self.num_sites = num_sites
         self.bar: Any = None
 
@@ -120,7 +134,7 @@ class ProgressBar(Callback):
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
         line = describe(metrics, self.num_sites, trainer.settings.train.B, shown_of(trainer))
-        self.bar.set_postfix_str(line, refresh=False)
+        self.bar.set_postfix_str(line + self.held_out, refresh=False)
         self.bar.update(trainer.step - self.bar.n)
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
@@ -134,18 +148,22 @@ class ProgressBar(Callback):
             self.bar.close()
 
 
-class ProgressLog(Callback):
+class ProgressLog(HeldOut):
     """A log line about twenty times a run, for output.txt and for terminals without a bar; models on data: one per epoch."""
 
     def __init__(self, num_sites: int | None = None) -> None:
+        super().__init__()
         self.num_sites = num_sites
 
     def on_step_end(self, trainer: Trainer, metrics: Metrics) -> None:
         if self.num_sites is not None and trainer.step % max(1, trainer.steps // 20) == 0:
             line = describe(metrics, self.num_sites, trainer.settings.train.B)
-            logger.info("step %d/%d  %s", trainer.step, trainer.steps, line)
+            logger.info("step %d/%d  %s%s", trainer.step, trainer.steps, line, self.held_out)
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        if self.num_sites is not None:
+            return super().on_validation_end(trainer, metrics)
         epochs = trainer.settings.train.max_epochs
         if trainer.epoch % max(1, epochs // 100) == 0 or trainer.epoch == epochs:
             logger.info("epoch %d/%d  %s", trainer.epoch, epochs, describe(metrics, None, 0, shown_of(trainer)))
+        return None

@@ -193,6 +193,6 @@ class ObjectiveHparams(Hparams):
 
     section: ClassVar[str] = "objective"
 
-    name: Literal["energy", "teacher", "supervised"] = Hparam(
-        "energy", help="the variational energy, KL(teacher || model), or the loss of a model on data"
+    name: Literal["energy", "teacher", "snapshots", "supervised"] = Hparam(
+        "energy", help="the variational energy, KL(teacher || model), -log p of snapshots, or the loss of a model on data"
     )

@@ -35,13 +35,13 @@ def check_natural_gradient(settings: RunSettings) -> None:
     """Refuse what natural gradients cannot do, before any work; nothing for the optimizers of torch.
 
     Raises:
-        ConfigError: for a transfer, and for `true_grad` and `sgrad`.
+        ConfigError: for learning from samples (a transfer, snapshots), and for `true_grad` and `sgrad`.
     """
     if settings.optimizer.natural_gradient() is None:
         return
     name = f"optimizer.name={settings.optimizer.name}"
     if settings.objective.name != "energy":
-        raise ConfigError(f"{name}: needs the local energies of a Hamiltonian, and a transfer computes none; use Adam")
+        raise ConfigError(f"{name}: needs the local energies of a Hamiltonian, and learning from samples computes none; use Adam")
     if settings.train.true_grad:
         raise ConfigError(f"train.true_grad=True: {name} does not differentiate local energies; use an optimizer of torch")
     if settings.train.sgrad:

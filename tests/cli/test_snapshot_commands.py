@@ -50,3 +50,24 @@ def test_help_lists_the_settings() -> None:
     shown = run("make", "--help").stdout
     assert all(f"--{name} " in shown for name in ("shots", "labels", "e10", "e01", "seed", "device"))
     assert "qsr snapshots make phases.h5 --rydberg Lx=4 Ly=4" in shown
+
+
+def test_import_and_export(tmp_path: Path) -> None:
+    data = Path(__file__).parents[1] / "data" / "measured"
+    result = run("import", str(data / "aquila.json"), str(tmp_path / "a.h5"), "--lattice", "2x3")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[:2] == [
+        "3 snapshots of 6 sites, mean density 0.2778",
+        "1 shots dropped: not all atoms loaded",
+    ]
+    result = run("export", str(tmp_path / "a.h5"), str(tmp_path / "a.csv"))
+    assert result.stdout == f"written: {tmp_path / 'a.csv'}, 3 snapshots\n"
+    assert (tmp_path / "a.csv").read_text().splitlines()[:2] == ["n0,n1,n2,n3,n4,n5", "0,1,0,1,0,1"]
+    for words, said in (
+        (("import", str(data / "aquila.json"), str(tmp_path / "b.h5"), "--lattice", "3x2"), "not those of a square lattice 3x2"),
+        (("import", str(data / "pulser_counts.json"), str(tmp_path / "b.h5")), "give --positions FILE or --lattice LxxLy"),
+        (("export", str(data / "aquila.json"), str(tmp_path / "b.npz")), "not a snapshot file"),
+    ):
+        result = run(*words)
+        assert result.returncode == 2 and said in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "b.h5").exists()

@@ -64,6 +64,12 @@ def test_reading_snapshots(tmp_path: Path) -> None:
     assert 0.7 < found["accuracy"] < found["best"] + 0.06
 
 
+def test_snapshots_before_energies(tmp_path: Path) -> None:
+    found = demo("snapshots_to_ground_state").main(shots=2000, steps=80, directory=str(tmp_path))
+    learned, tuned, scratch = (found[name].energy_per_site.mean for name in ("snapshots", "then energies", "energies alone"))
+    assert -0.4534 - 0.003 < tuned < min(learned, scratch)
+
+
 def test_the_shipped_run_is_a_trained_8x8_rnn() -> None:
     settings = json.loads((DEMOS / "RNN" / "settings.json").read_text())
     assert settings["model"]["type"] == "rnn" and settings["train"]["L"] == 64
