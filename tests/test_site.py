@@ -38,5 +38,7 @@ def test_what_the_pages_say_can_be_typed(tmp_path: Path) -> None:
         said |= Page(f"{name}.md").run_commands(tmp_path)
     (loaded,) = [text for line, text in said.items() if line.startswith("qsr load runs/rydberg/9-B")]
     energy = float(re.search(r"energy per site +(-\d\.\d+)", loaded)[1])  # type: ignore[index]
+    (observed,) = [text for line, text in said.items() if line.startswith("qsr observe runs/rydberg/4-B")]
+    assert re.search(r"staggered_abs +0\.\d+\(\d+\)", observed) and "energies in rad/us" in observed
     (exact,) = {text for line, text in said.items() if line == "qsr exact --rydberg Lx=3 Ly=3 delta=1"}
     assert energy == pytest.approx(float(re.search(r"energy per site +(-\d\.\d+)", exact)[1]), rel=0.03)  # type: ignore[index]

@@ -156,7 +156,8 @@ def observe(
         with replacing(target / DATA_FILE) as temporary:
             _write(temporary, result)
         with replacing(target / PICTURE_FILE) as temporary:
-            draw_order(temporary, result.order, lattice, f"{result.problem}\n{num_samples} samples of {opened.path or 'a run'}")
+            title = f"{result.problem}\n{num_samples} samples of {opened.path or 'a run'}"
+            draw_order(temporary, result.order, lattice, settings.hamiltonian.length_unit, title)
     return result
 
 

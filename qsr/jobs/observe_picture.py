@@ -11,17 +11,16 @@ from qsr.estimators.order import Order, reciprocal_grid
 from qsr.lattice import Lattice
 
 
-def draw_order(path: Path, order: Order, lattice: Lattice, title: str) -> None:
-    """Write the four panels as PNG."""
+def draw_order(path: Path, order: Order, lattice: Lattice, unit: str, title: str) -> None:
+    """Write the four panels as PNG; `unit` is that of distances."""
     from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
 
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     (waves, correlation), (staggered, domains) = figure.subplots(2, 2)
-    _draw_structure(figure, waves, order, lattice)
+    _draw_structure(figure, waves, order, lattice, unit.replace("constants", "constant").replace("units", "unit"))
     found = order.connected_correlation
     correlation.errorbar(order.distances, found.mean, found.error, fmt="o-", ms=3, lw=0.8, capsize=2)
     correlation.axhline(0, color="0.7", lw=0.8)
-    unit = "lattice constants" if lattice.coordinates is None else "units of the positions"
     correlation.set(xlabel=f"distance ({unit})", title="<n_i n_j> - <n_i><n_j>")
     if order.staggered_levels is not None and order.staggered_distribution is not None:
         share = order.staggered_distribution
@@ -42,7 +41,7 @@ def draw_order(path: Path, order: Order, lattice: Lattice, title: str) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_structure(figure: Any, axis: Any, order: Order, lattice: Lattice) -> None:
+def _draw_structure(figure: Any, axis: Any, order: Order, lattice: Lattice, unit: str) -> None:
     """Connected S(k): a map with k = 0 in its middle, a line for a chain."""
     count = len(reciprocal_grid(lattice))
     momenta, found = order.momenta[:count], order.connected_structure_factor
@@ -50,7 +49,7 @@ def _draw_structure(figure: Any, axis: Any, order: Order, lattice: Lattice) -> N
     if lattice.coordinates is None and 1 in lattice.shape:
         along = momenta.sum(axis=1) / np.pi
         axis.errorbar(along, found.mean[:count], found.error[:count], fmt="o-", ms=3, lw=0.8, capsize=2)
-        axis.set(xlabel="k (pi / lattice constant)", title=label)
+        axis.set(xlabel=f"k (pi / {unit})", title=label)
         return
     side = lattice.shape if lattice.coordinates is None else (round(count**0.5),) * 2
     values, kx, ky = (array.reshape(side) for array in (found.mean[:count], momenta[:, 0], momenta[:, 1]))
@@ -59,8 +58,7 @@ def _draw_structure(figure: Any, axis: Any, order: Order, lattice: Lattice) -> N
         order_x, order_y = (np.argsort(_folded(line)) for line in (kx[:, 0], ky[0]))
         values, kx, ky = values[order_x][:, order_y], _folded(kx[order_x]), _folded(ky[:, order_y])
     drawn = axis.pcolormesh(kx[:, 0] / np.pi, ky[0] / np.pi, values.T, shading="nearest", cmap="magma")
-    unit = "pi / lattice constant" if lattice.coordinates is None else "pi / unit of the positions"
-    axis.set(xlabel=f"kx ({unit})", ylabel=f"ky ({unit})", title=label, aspect="equal")
+    axis.set(xlabel=f"kx (pi / {unit})", ylabel=f"ky (pi / {unit})", title=label, aspect="equal")
     figure.colorbar(drawn, ax=axis)
 
 
