@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 
 import click
 
@@ -20,7 +21,43 @@ from .snapshots import snapshots
 BAD_INPUT, FAILED = 2, 1
 
 
-@click.group(context_settings={"help_option_names": ["--help", "-h"]})
+# Commands in the order of `qsr --help`, each with a line that can be typed.
+GROUPS: dict[str, list[tuple[click.Command, str]]] = {
+    "Ground states": [
+        (train, "qsr train --preset fast-8x8"),
+        (finetune, "qsr finetune RUN --rydberg delta=1.2"),
+        (transfer, "qsr transfer RUN --ptf patch=2x2"),
+        (exact, "qsr exact --rydberg Lx=4 Ly=4"),
+    ],
+    "Results": [
+        (load, "qsr load RUN 4096 256"),
+        (observe, "qsr observe RUN 4096"),
+        (extrapolate, "qsr extrapolate RUN RUN"),
+        (info, "qsr info RUN"),
+        (plot, "qsr plot RUN"),
+        (compare, "qsr compare RUN RUN"),
+        (report, "qsr report RUN"),
+    ],
+    "Data, and models on data": [
+        (snapshots, "qsr snapshots make s.h5 --rydberg Lx=4 Ly=4 delta=0:3:0.5"),
+        (graph, "qsr graph train config.yaml"),
+        (hsm, "qsr hsm geometry RUN"),
+    ],
+}
+
+
+class Grouped(click.Group):
+    """A group whose help has its commands by topic, with an example of each."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the topics."""
+        for title, commands in GROUPS.items():
+            with formatter.section(title):
+                for command, line in commands:  # a line each; write_dl would fold them into one
+                    formatter.write(f"  {command.name:<13}{command.get_short_help_str(80)}\n{'':15}{line}\n")
+
+
+@click.group(cls=Grouped, context_settings={"help_option_names": ["--help", "-h"]})
 @click.version_option(__version__, prog_name="qsr")
 def qsr() -> None:
     """Ground states of Rydberg-atom arrays and other spin lattices with autoregressive neural quantum states.
@@ -33,8 +70,7 @@ def qsr() -> None:
     """
 
 
-_COMMANDS = (train, load, observe, extrapolate, finetune, transfer, exact, plot, info, compare, report, hsm, snapshots, graph)
-for _command in _COMMANDS:
+for _command, _ in chain.from_iterable(GROUPS.values()):
     qsr.add_command(_command)
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from qsr.cli.main import qsr as qsr_group
+
 ROOT = Path(__file__).resolve().parents[2]
 NNQSR = ROOT / "tests" / "data" / "nnqsr"
 SHORT = "K=16 steps=2 dir=DIR"
@@ -267,3 +269,16 @@ def test_energies_that_are_not_finite_end_the_run_with_the_good_weights(tmp_path
     assert "Error: step 0: energy=nan" in result.stderr and "Traceback" not in result.stderr
     run = tmp_path / "rydberg" / "4-B=16-K=16" / "0"
     assert all(tensor.isfinite().all() for tensor in load_file(run / "weights.safetensors").values())
+
+
+def test_the_help_has_every_command_with_an_example() -> None:
+    said = subprocess.run([sys.executable, "-m", "qsr", "--help"], capture_output=True, text=True, check=True).stdout
+    for name in qsr_group.commands:
+        assert re.search(rf"^  {name} +\S.*\n +qsr {name} ", said, re.MULTILINE), name
+
+
+def test_shells_complete_commands() -> None:
+    environment = {**os.environ, "_QSR_COMPLETE": "bash_complete", "COMP_WORDS": "qsr tr", "COMP_CWORD": "1"}
+    script = Path(sys.executable).parent / "qsr"
+    found = subprocess.run([str(script)], env=environment, capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["plain,train", "plain,transfer"]
