@@ -12,7 +12,7 @@ from qsr.lattice import Lattice
 from tests.estimators.tabled import TabledState, exact_purity
 from tests.estimators.test_order import by_hand, flat
 
-LATTICE, ESTIMATES, SAMPLES = Lattice(3, 3), 2000, 400
+LATTICE, ESTIMATES, SAMPLES = Lattice(3, 3), 2000, 600
 PAIRS = 1000
 RARE = 50 / SAMPLES  # what is seen less than 50 times in a set has errors that no normal distribution describes
 
