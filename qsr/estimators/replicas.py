@@ -30,24 +30,25 @@ def log_amplitude(sampler: Sampler, configs: Tensor, memory_bytes: int = DEFAULT
     return modulus, phase
 
 
-def swap_ratios(
+def swap_terms(
     sampler: Sampler,
     first: Tensor,
     second: Tensor,
     sites: NDArray[np.int64],
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> Tensor:
-    """psi(n') psi(m') / (psi(n) psi(m)) of pairs n, m of samples (B, N), where n' and m' have exchanged `sites`; (B,) complex128.
+    """cos(a) / cosh(l) of pairs n, m of samples (B, N), l + i a = log [psi(n') psi(m') / (psi(n) psi(m))]; (B,) float64.
 
-    Over independent pairs its mean is the purity Tr rho_A^2 of the region A of the sites (M. Hastings et al., Phys. Rev. Lett.
-    104, 157201 (2010)), and the mean of its squared modulus is at most 1, and with it the variance.
+    n' and m' have exchanged `sites`. Over independent pairs the mean is the purity Tr rho_A^2 of the region A of the sites, as it
+    is of the ratio exp(l + i a) itself (M. Hastings et al., Phys. Rev. Lett. 104, 157201 (2010)). A swapped pair swapped again is
+    the first one, so a ratio and its inverse may be averaged with their probabilities: that bounds the summand by 1.
     """
     index = torch.as_tensor(sites, device=first.device)
     changed, other = first.clone(), second.clone()
     changed[:, index], other[:, index] = second[:, index], first[:, index]
     found = log_amplitude(sampler, torch.cat([changed, other, first, second]), memory_bytes)
     modulus, phase = (value.view(2, 2, -1).sum(dim=1) for value in found)
-    return torch.polar((modulus[0] - modulus[1]).exp(), phase[0] - phase[1])
+    return torch.cos(phase[0] - phase[1]) / torch.cosh(modulus[0] - modulus[1])
 
 
 def overlap_terms(psi: Sampler, phi: Sampler, configs: Tensor, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> Tensor:
@@ -61,7 +62,7 @@ def overlap_terms(psi: Sampler, phi: Sampler, configs: Tensor, memory_bytes: int
 
 
 def renyi2(moments: RunningMoments) -> Estimate:
-    """S_2 = -ln Tr rho_A^2 in nat, from the moments of the real parts of `swap_ratios`; the purity is real, so only those count.
+    """S_2 = -ln Tr rho_A^2 in nat, from the moments of `swap_terms`.
 
     The error is that of the delta method; nan where the estimated purity is not positive.
     """

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from qsr.estimators import ArrayEstimate, Estimate, RunningMoments
 from qsr.estimators.order import Order, OrderParameters, reciprocal_grid
-from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_ratios
+from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_terms
 from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
@@ -134,7 +134,7 @@ def observe(
             configs, _ = draw_samples(model, size, generator_for(model.device, seed, "observe", index), memory_bytes)
             first, second = configs[: size // 2], configs[size // 2 : 2 * (size // 2)]
             for region, moments in swaps.items():
-                moments.update(swap_ratios(model, first, second, sites[region], memory_bytes).real.cpu().numpy())
+                moments.update(swap_terms(model, first, second, sites[region], memory_bytes).cpu().numpy())
             if other is not None:
                 generator = generator_for(other.device, seed, "observe other", index)
                 theirs, _ = draw_samples(other, size, generator, memory_bytes)

@@ -4,8 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from qsr.estimators.statistics import Estimate, RunningMoments, mean_and_error, v_score
+from qsr.estimators.statistics import Estimate, RunningCovariance, RunningMoments, mean_and_error, v_score
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,28 @@ def test_v_score():
     assert v_score(energy=-3.0, variance=0.5, num_sites=4, infinite_temperature_energy=-1.0) == 0.5
     # Neither the unit of energy nor its zero matters.
     assert v_score(2 * -3.0 + 7, 4 * 0.5, 4, 2 * -1.0 + 7) == pytest.approx(0.5)
+
+
+def test_covariances_do_not_depend_on_batches():
+    values = np.random.default_rng(0).normal(size=(50, 3)) + np.array([1e3, 0.0, -5.0])
+    running = RunningCovariance(3)
+    for batch in np.split(values, [1, 1, 20, 43]):
+        running.update(batch)
+    assert running.count == 50
+    np.testing.assert_allclose(running.mean, values.mean(axis=0), atol=1e-11)
+    np.testing.assert_allclose(running.covariance, np.cov(values.T), atol=1e-11)
+    with pytest.raises(ValueError, match=r"expected shape \(B, 3\), found \(4, 2\)"):
+        running.update(np.zeros((4, 2)))
+    assert np.isnan(RunningCovariance(2).mean).all() and np.isnan(RunningCovariance(2).covariance).all()
+
+
+def test_errors_of_functions_of_means():
+    """x y and x / y in closed form."""
+    values = np.random.default_rng(1).normal(size=(200, 2)) + np.array([2.0, 3.0])
+    running = RunningCovariance(2)
+    running.update(values)
+    found = running.estimate(lambda m: torch.stack([m[0] * m[1], m[0] / m[1]]))
+    (x, y), ((xx, xy), (_, yy)) = values.mean(axis=0), np.cov(values.T) / 200
+    np.testing.assert_allclose(found.mean, [x * y, x / y])
+    variances = [y**2 * xx + x**2 * yy + 2 * x * y * xy, xx / y**2 + x**2 * yy / y**4 - 2 * x * xy / y**3]
+    np.testing.assert_allclose(found.error, np.sqrt(variances))
