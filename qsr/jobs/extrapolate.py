@@ -16,7 +16,7 @@ from qsr.estimators.extrapolation import Line, fit_line
 from qsr.hparams import ConfigError
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, batch_sizes, check_writable, open_sampler
+from qsr.jobs.run import Run, batches, check_writable, open_sampler
 from qsr.runs import replacing
 from qsr.samplers.base import draw_samples
 from qsr.training.precision import computing_in, reporting_precision
@@ -93,7 +93,7 @@ def extrapolate(
         ConfigError: for fewer than two runs, runs of different Hamiltonians, points through which no line goes, a picture
             that cannot be written, and for whatever `load_model` refuses.
     """
-    sizes = batch_sizes(num_samples, batch_size)
+    starts = batches(num_samples, batch_size)
     if len(runs) < 2:
         raise ConfigError(f"RUN: a line needs at least 2 runs, found {len(runs)}")
     if picture is not None:
@@ -106,8 +106,11 @@ def extrapolate(
             found = run.settings.hamiltonian.describe()
             raise ConfigError(f"{name}: expected the Hamiltonian of {names[0]} ({first.describe()}), found {found}")
     keep_freed_memory()
-    with tqdm(total=len(opened) * len(sizes), unit="batch", disable=not progress) as bar:
-        measured = [_measure(run, sizes, seed, index, bar) for index, run in enumerate(opened)]
+    with tqdm(total=len(opened) * len(starts), unit="batch", disable=not progress) as bar:
+        measured = [
+            _measure(run, [min(batch_size, num_samples - start) for start in starts], seed, index, bar)
+            for index, run in enumerate(opened)
+        ]
     values = np.array([value for value, _ in measured])
     covariances = np.array([covariance for _, covariance in measured])
     try:

@@ -15,7 +15,7 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, batch_sizes, open_sampler, results_folder
+from qsr.jobs.run import Run, batches, open_sampler, results_folder
 from qsr.runs import replacing, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
@@ -99,7 +99,7 @@ def evaluate(
         ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, and for
             whatever `load_model` refuses.
     """
-    sizes = batch_sizes(num_samples, batch_size)
+    starts = batches(num_samples, batch_size)
     opened = open_sampler(run, "evaluate", device)
     settings, model = opened.settings, opened.model
     target = results_folder(opened, output) if write else None
@@ -109,7 +109,8 @@ def evaluate(
     energies, imaginary, observables = RunningMoments(), RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
     memory_bytes = settings.train.memory_MiB * 2**20
-    for index, size in enumerate(tqdm(sizes, unit="batch", disable=not progress)):
+    for index, start in enumerate(tqdm(starts, unit="batch", disable=not progress)):
+        size = min(batch_size, num_samples - start)
         with computing_in(reporting_precision(settings.train.precision), model):
             configs, _ = draw_samples(model, size, generator_for(model.device, seed, "evaluate", index), memory_bytes)
             energy = local_energy(model, hamiltonian, configs, memory_bytes=memory_bytes)

@@ -18,7 +18,7 @@ from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_terms
 from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
-from qsr.jobs.run import Run, batch_sizes, open_sampler, results_folder
+from qsr.jobs.run import Run, batches, open_sampler, results_folder
 from qsr.lattice import Lattice
 from qsr.runs import replacing
 from qsr.samplers.base import Sampler, draw_samples
@@ -111,7 +111,7 @@ def observe(
         ConfigError: for numbers of samples, momenta or regions that make no sense, another lattice, an output that cannot be
             written, and for whatever `load_model` refuses.
     """
-    sizes = batch_sizes(num_samples, batch_size)
+    starts = batches(num_samples, batch_size)
     if regions and (batch_size < 2 or num_samples < 4):
         raise ConfigError(f"SAMPLES={num_samples} BATCH={batch_size}: an entropy needs at least 4 samples and 2 per batch")
     opened = open_sampler(run, "observe", device)
@@ -129,7 +129,8 @@ def observe(
     overlap = Fidelity()
     memory_bytes = settings.train.memory_MiB * 2**20
     precision = reporting_precision(settings.train.precision)
-    for index, size in enumerate(tqdm(sizes, unit="batch", disable=not progress)):
+    for index, start in enumerate(tqdm(starts, unit="batch", disable=not progress)):
+        size = min(batch_size, num_samples - start)
         with computing_in(precision, model, other):
             configs, _ = draw_samples(model, size, generator_for(model.device, seed, "observe", index), memory_bytes)
             first, second = configs[: size // 2], configs[size // 2 : 2 * (size // 2)]

@@ -91,8 +91,8 @@ def open_sampler(run: str | Path | Run, command: str, device: str = "auto") -> R
     return Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
 
 
-def batch_sizes(num_samples: int, batch_size: int) -> list[int]:
-    """Sizes of the batches in which samples are drawn.
+def batches(num_samples: int, batch_size: int) -> range:
+    """The number of the first sample of each batch in which samples are drawn.
 
     Raises:
         ConfigError: for fewer than 2 samples, or 1 per batch.
@@ -101,7 +101,7 @@ def batch_sizes(num_samples: int, batch_size: int) -> list[int]:
         raise ConfigError(f"SAMPLES={num_samples}: must be at least 2 (an error bar needs them)")
     if batch_size < 1:
         raise ConfigError(f"BATCH={batch_size}: must be at least 1")
-    return [min(batch_size, num_samples - first) for first in range(0, num_samples, batch_size)]
+    return range(0, num_samples, batch_size)
 
 
 def results_folder(run: Run, output: str | Path | None) -> Path:
