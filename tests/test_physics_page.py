@@ -13,6 +13,7 @@ def energy(text: str) -> float:
     return float(re.search(r"^energy +(-?[\d.]+)", text, re.MULTILINE)[1])  # type: ignore[index]
 
 
+@pytest.mark.slow  # the physics of each command is tested on its own
 def test_the_page(tmp_path: Path) -> None:
     page = Page("physics.md")
     said = list(page.run_commands(tmp_path).items())

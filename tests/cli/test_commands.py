@@ -99,7 +99,7 @@ def test_help_of_the_other_sections(section: str, names: str) -> None:
 def test_help_says_what_the_hamiltonian_is() -> None:
     assert "H = -(Omega/2) sum_i X_i" in qsr("train", "--help", "--rydberg").stdout
     bare = qsr()
-    assert bare.returncode == 0 and "Commands:" in bare.stdout and bare.stderr == ""
+    assert bare.returncode == 0 and "Ground states:" in bare.stdout and bare.stderr == ""
 
 
 @pytest.mark.parametrize("command", ["train", "load", "observe", "extrapolate", "finetune", "transfer", "exact", "plot"])

@@ -66,7 +66,7 @@ def test_bad_input_exits_with_2(file: Path, tmp_path: Path) -> None:
         (f"--graph widht=8 --data {file}", "did you mean 'width'"),
         (f"--graph --data {file} target=delta", "classes are whole numbers"),
         (f"--graph --data {tmp_path}/missing.h5", "no such file"),
-        (f"--data {file}", "--data: for which model? add one of --hsm (tables), --qembed and --graph (snapshots)"),
+        (f"--data {file}", "--data: for which model? add one of --hsm (tables), --qembed, --graph and samplers"),
         ("--graph", "data.file: missing; name snapshots (--data file=snapshots.h5)"),
     ):
         result = run(f"train {words} --train max_epochs=1 dir={tmp_path}")

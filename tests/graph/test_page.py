@@ -11,6 +11,7 @@ from tests.pages import Page
 OWN = "qsr load runs/phases/0 --allow-import mymodule"
 
 
+@pytest.mark.slow  # the configuration on it is trained in tests/cli/test_graph_runs.py, too
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page("graph_networks.md")
     said = page.run_commands(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qsr import TFIM, Rydberg
 from qsr.hparams import ConfigError
 from qsr.runs import convert_settings, convert_weights, is_nnqsr, load_model, read_run
 
@@ -53,17 +54,7 @@ def test_settings(name: str, model: dict, hamiltonian: tuple[int, float]) -> Non
     found = settings.tree()
     assert {key: found["model"][key] for key in model} == model
     side, delta = hamiltonian
-    expected = {
-        "type": "rydberg",
-        "Lx": side,
-        "Ly": side,
-        "V": 7.0,
-        "Omega": 1.0,
-        "delta": delta,
-        "boundary": "open",
-        "positions": None,
-    }
-    assert found["hamiltonian"] == expected
+    assert settings.hamiltonian == Rydberg(Lx=side, Ly=side, V=7.0, Omega=1.0, delta=delta, boundary="open")
     assert {key: found["train"][key] for key in tree["train"]} == tree["train"]
     assert (found["optimizer"]["name"], found["scheduler"]["name"], found["gradient_clipping"]["max_norm"]) == (
         "Adam",
@@ -89,8 +80,7 @@ def test_older_spelling_of_square_patches_and_empty_values() -> None:
 def test_tfim_is_a_periodic_chain() -> None:
     tree = tree_of("ptf_4x4_patch4_1d")
     tree["hamiltonian"] = {"L": 16, "h_x": -0.5, "J": 2.0, "name": "TFIM"}
-    found = convert_settings(tree).tree()["hamiltonian"]
-    assert found == {"type": "tfim", "Lx": 16, "Ly": 1, "boundary": "periodic", "J": 2.0, "h": 0.5}
+    assert convert_settings(tree).hamiltonian == TFIM(Lx=16, Ly=1, boundary="periodic", J=2.0, h=0.5)
 
 
 @pytest.mark.parametrize(
