@@ -8,6 +8,7 @@ import pytest
 from tests.pages import Page
 
 
+@pytest.mark.slow  # the same commands, with less to do, are in tests/cli and tests/jobs
 def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = Page("observables.md")
     said = page.run_commands(tmp_path)

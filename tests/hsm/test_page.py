@@ -19,6 +19,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the same commands, with less to do, are in tests/cli
 def test_commands(clone: Path) -> None:
     assert len(PAGE.commands) >= 8 and all(line.startswith("qsr ") for line in PAGE.commands)
     said = list(PAGE.run_commands(clone).values())

@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from qsr.snapshots import read_snapshots
 from tests.pages import ROOT, Page
 
 
+@pytest.mark.slow  # the same commands, with less to do, are in tests/cli and tests/jobs
 def test_the_page(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "snapshots.md").read_text(encoding="utf-8")
     for name, block in zip(("counts.json", "register.json"), re.findall(r"^```json\n(.*?)^```", text, re.M | re.S), strict=True):

@@ -19,6 +19,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # the same commands, with less to do, are in tests/cli
 def test_commands(clone: Path) -> None:
     assert len(PAGE.commands) >= 10
     said = PAGE.run_commands(clone)
