@@ -3,10 +3,9 @@
 import contextlib
 import io
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+from tests.commands import run_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,10 +34,7 @@ class Page:
             (folder / name).write_text(text, encoding="utf-8")
         said = {}
         for line in self.commands:
-            program, *words = shlex.split(line, comments=True)
-            assert program in ("qsr", "python"), line
-            start = [sys.executable, *(["-m", "qsr"] if program == "qsr" else [])]
-            result = subprocess.run([*start, *words], cwd=folder, capture_output=True, text=True, check=False)
+            result = run_line(line, folder)
             assert result.returncode == 0, f"{line}\n{result.stderr}"
             said[line] = result.stdout
         return said

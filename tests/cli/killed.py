@@ -10,6 +10,7 @@ import torch
 
 import qsr
 from qsr.runs import RunDirectory, same_history
+from tests.commands import run_qsr
 
 
 def check_killed_and_resumed(words: str, folder: Path, run: str, line: str, later: float = 0.0) -> None:
@@ -20,17 +21,18 @@ def check_killed_and_resumed(words: str, folder: Path, run: str, line: str, late
         run: the run's directory below that.
         line: SIGKILL follows the line of the log that begins so, `later` seconds after it.
     """
-    qsr_command = [sys.executable, "-m", "qsr"]
     whole, cut = folder / "a" / run, folder / "b" / run
-    subprocess.run([*qsr_command, *f"{words}{folder / 'a'}".split()], capture_output=True, check=True)
-    process = subprocess.Popen([*qsr_command, *f"{words}{folder / 'b'}".split()], stderr=subprocess.PIPE, text=True)
+    undisturbed = run_qsr(*f"{words}{folder / 'a'}".split())
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    command = [sys.executable, "-m", "qsr", *f"{words}{folder / 'b'}".split()]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert any(said.startswith(line) for said in process.stderr)
     time.sleep(later)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    resumed = subprocess.run([*qsr_command, "train", "--resume", str(cut)], capture_output=True, text=True, check=False)
+    resumed = run_qsr("train", "--resume", str(cut))
     assert resumed.returncode == 0, resumed.stderr
     assert same_history(RunDirectory(whole).history, RunDirectory(cut).history)
     first, second = (qsr.load_model(path).state_dict() for path in (whole, cut))

@@ -12,14 +12,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from qsr.cli.main import qsr as qsr_group
+from tests.commands import run_qsr as qsr
 
 ROOT = Path(__file__).resolve().parents[2]
 NNQSR = ROOT / "tests" / "data" / "nnqsr"
 SHORT = "K=16 steps=2 dir=DIR"
-
-
-def qsr(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", *words], capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def line(text: str, folder: Path) -> list[str]:
@@ -272,7 +269,7 @@ def test_energies_that_are_not_finite_end_the_run_with_the_good_weights(tmp_path
 
 
 def test_the_help_has_every_command_with_an_example() -> None:
-    said = subprocess.run([sys.executable, "-m", "qsr", "--help"], capture_output=True, text=True, check=True).stdout
+    said = qsr("--help").stdout
     for name in qsr_group.commands:
         assert re.search(rf"^  {name} +\S.*\n +qsr {name} ", said, re.MULTILINE), name
 

@@ -1,9 +1,7 @@
 """Settings from files and Hydra overrides, as a user types them: the command lines of hydrantic.md with our names."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ import qsr
 from qsr.hparams import ConfigError, RunSettings, imports_allowed, parse_sections, sections
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
 from qsr.training import OptimizerHparams
+from tests.commands import run_qsr
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "--allow-import demos.own_model"
@@ -23,14 +22,7 @@ OWN_SECTIONS = "--model module_name=demos.own_model.Perceptron --data module_nam
 
 
 def run(line: str, *words: str, module: str = "qsr.cli.fit", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *line.split(), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-    )
+    return run_qsr(*line.split(), *words, module=module, cwd=ROOT, env=environment)
 
 
 def resolve(line: str, directory: Path | None = None, name: str | None = None) -> RunSettings:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from qsr.runs import RunDirectory, same_history
+from tests.commands import run_qsr
 
 
 def run(line: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", *line.split(), *words], capture_output=True, text=True, check=False)
+    return run_qsr(*line.split(), *words)
 
 
 @pytest.fixture(scope="module")

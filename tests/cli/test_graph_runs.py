@@ -12,6 +12,7 @@ import pytest
 import qsr
 from qsr.jobs import make_snapshots
 from qsr.runs import RunDirectory, same_history
+from tests.commands import run_qsr
 from tests.pages import Page
 
 FILES = Page("graph_networks.md").files
@@ -19,8 +20,7 @@ ALLOW = "--allow-import mymodule"
 
 
 def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "qsr", *line.split()]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    return run_qsr(*line.split(), cwd=folder)
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 """`qsr hsm geometry` as a user types it, after `qsr train --hsm hsm_model=geometry`."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-
-def qsr(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", *words], capture_output=True, text=True, check=False, cwd=cwd)
+from tests.commands import run_qsr as qsr
 
 
 @pytest.fixture(scope="module")

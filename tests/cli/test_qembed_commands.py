@@ -2,7 +2,6 @@
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +10,13 @@ import pytest
 from qsr import Lattice
 from qsr.snapshots import Snapshots, read_snapshots, write_snapshots
 from tests.cli.killed import check_killed_and_resumed
+from tests.commands import run_qsr
 
 SHAPE = (3, 4)
 
 
 def run(line: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", *line.split(), *words], capture_output=True, text=True, check=False)
+    return run_qsr(*line.split(), *words)
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:

@@ -1,16 +1,16 @@
 """`qsr snapshots make` as a user types it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from qsr.snapshots import read_snapshots
+from tests.commands import run_qsr
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", "snapshots", *words], capture_output=True, text=True, check=False)
+    return run_qsr("snapshots", *words)
 
 
 def test_make_from_exact_states(tmp_path: Path) -> None:

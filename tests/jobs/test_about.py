@@ -4,7 +4,6 @@ import base64
 import re
 import struct
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import qsr
 from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory
 from qsr.training import Interrupted
+from tests.commands import run_qsr
 from tests.training.lines import StopAt
 
 PROBLEM = qsr.Rydberg(Lx=2, Ly=2)
@@ -30,7 +30,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[qsr.Run]:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "qsr", *words], capture_output=True, text=True, check=False)
+    return run_qsr(*words)
 
 
 def test_info_of_a_finished_run(runs: list[qsr.Run]) -> None:

@@ -14,6 +14,7 @@ import torch
 import qsr
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory, read_run, same_history
+from tests.commands import run_qsr
 from tests.training.lines import StopAt
 
 WORDS = (
@@ -30,9 +31,7 @@ def start(folder: Path, optimizer: str) -> subprocess.Popen[str]:
 
 
 def resume(run: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "qsr", "train", "--resume", str(run)], capture_output=True, text=True, check=False
-    )
+    return run_qsr("train", "--resume", str(run))
 
 
 def recorded_steps(run: Path) -> int:

@@ -14,6 +14,7 @@ import torch
 
 import qsr
 from qsr.runs import RunDirectory, same_history
+from tests.commands import run_qsr
 
 # Dropout draws from the global generators, and two minibatches a step: the hard case of the randomness rule.
 WORDS = (
@@ -32,7 +33,7 @@ def start(folder: Path, words: str = WORDS) -> subprocess.Popen[str]:
 
 
 def resume(run: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command("train", "--resume", str(run)), capture_output=True, text=True, check=False)
+    return run_qsr("train", "--resume", str(run))
 
 
 def run_path(folder: Path) -> Path:

@@ -1,8 +1,6 @@
 """Optimizers of quantum embeddings by their names, in runs of models on data."""
 
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from qsr.hparams import ConfigError, RunSettings, register_optimizer
 from qsr.hparams.imports import dotted_name
 from qsr.qembed.optimizers import EntanglementOptimizer, UncertaintyOptimizer
 from qsr.training import Model, ModelHparams, OptimizerHparams
+from tests.commands import run_qsr
 from tests.qembed.trainer_cases import network, tokens
 
 
@@ -110,9 +109,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     )
     rows = [f"{a},{b},{a * b}" for a in range(6) for b in range(6)]
     (tmp_path / "table.csv").write_text("\n".join(["a,b,y", *rows]))
-    result = subprocess.run(
-        [sys.executable, "-m", "qsr", *shlex.split(line)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_qsr(*shlex.split(line), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (stored,) = tmp_path.glob("runs/**/settings.json")
     assert '"name": "QuantumOptimizer"' in stored.read_text()
