@@ -239,6 +239,10 @@ def test_energies_go_on_where_snapshots_end(tmp_path: Path) -> None:
         ({"hamiltonian": qsr.Rydberg(Lx=2, Ly=4)}, r"snapshots of 6 sites, but rydberg has Lx\*Ly = 2\*4 = 8 sites"),
         ({"hamiltonian": qsr.Rydberg(Lx=6, Ly=1, delta=1.5)}, r"its sites are not those of the problem"),
         ({"hamiltonian": qsr.Rydberg(Lx=2, Ly=3)}, r"snapshots with delta=1.5, but the problem has delta=1$"),
+        (
+            {"hamiltonian": qsr.Rydberg(Lx=2, Ly=3, delta=[1.5] * 5 + [1.0])},
+            r"snapshots with delta=1.5, but the problem has delta=1 to 1.5$",
+        ),
         ({"data": {"file": "nowhere.h5"}}, r"nowhere\.h5: no such file"),
         ({"data": {"file": "F", "e10": 0.6, "e01": 0.5}}, r"data\.e10=0\.6: with e01=0\.5 .* must be below 1"),
         ({"data": {"file": "F", "e10": -0.1}}, r"data\.e10=-0\.1: must be at least 0"),
