@@ -86,7 +86,7 @@ class SnapshotsHparams(Hparams):
                 "shift and the unit of length"
             )
         for name, values in snapshots.params.items():
-            expected = problem[name] if name in problem else None
+            expected = getattr(problem, name, None)
             if expected is None:  # V, of a problem with C6
                 continue
             by_site = np.atleast_1d(expected)
