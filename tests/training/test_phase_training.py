@@ -120,8 +120,13 @@ def test_a_natural_gradient_solves_the_stacked_real_equations(name: str) -> None
     [
         (RNN(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": "exact", "steps": 250}),
         pytest.param(PTF(Nh=16, patch=1, phase=True, phase_Nh=32), {"flips": 8, "steps": 400}, marks=pytest.mark.slow),
+        pytest.param(
+            LPTF(Nh=16, nhead=2, patch=3, phase=True, phase_Nh=32, subsampler=RNN(Nh=16, patch=1)),
+            {"flips": "exact", "steps": 250},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["exact flips", "drawn flips"],
+    ids=["exact flips", "drawn flips", "lptf"],
 )
 def test_a_frustrated_ring(model: Sampler, train: dict) -> None:
     settings = {"K": 256, "dir": "<NONE>", **train}
