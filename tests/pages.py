@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from qsr.cli.main import qsr
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -29,10 +33,25 @@ class Page:
         self.files = {found[1]: block for found, _, block in named if found}
         self.snippets = [block for found, kind, block in named if kind == "python" and not found]
 
-    def run_commands(self, folder: Path) -> dict[str, str]:
-        """What each command printed, in a folder with the page's files; all must succeed."""
+    def write_files(self, folder: Path) -> None:
+        """Put the page's files into a folder."""
         for name, text in self.files.items():
             (folder / name).write_text(text, encoding="utf-8")
+
+    def call_commands(self) -> dict[str, str]:
+        """What each line of `qsr` printed, called in this process and in the working directory; all must succeed."""
+        said = {}
+        for line in self.commands:
+            program, *words = shlex.split(line, comments=True)
+            assert program == "qsr", line
+            result = CliRunner().invoke(qsr, words, prog_name="qsr", catch_exceptions=False)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+            said[line] = result.stdout
+        return said
+
+    def run_commands(self, folder: Path) -> dict[str, str]:
+        """What each command printed, in a folder with the page's files; all must succeed."""
+        self.write_files(folder)
         said = {}
         for line in self.commands:
             program, *words = shlex.split(line, comments=True)
