@@ -20,7 +20,7 @@ def test_the_page(tmp_path: Path) -> None:
     for command, text in said:
         comment = command.partition("#")[2].strip()
         assert comment in text, command
-    in_rad, in_mhz = (next(text for command, text in said if f"spacing=5.5 C6={c6}" in command) for c6 in (5420503, 862690))
+    in_rad, in_mhz = (next(text for command, text in said if f"spacing=5.5 C6={c6}" in command) for c6 in (5420503, 862700))
     assert energy(in_mhz) * 2 * math.pi == pytest.approx(energy(in_rad), rel=1e-4)  # the page rounds Omega and delta
     exact = next(text for command, text in said if "qsr exact --rydberg positions=" in command)
     loaded = next(text for command, text in said if "qsr load runs/rydberg/5-" in command)

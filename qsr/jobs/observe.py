@@ -66,7 +66,7 @@ class Observation:
             rows.append((f"renyi2 {region}", self._entropy(region)))
         if self.fidelity is not None:
             rows.append(("fidelity", str(self.fidelity)))
-        return [f"{name:<24}{value}" for name, value in rows]
+        return [f"{name:<23} {value}" for name, value in rows]
 
     def _entropy(self, region: str) -> str:
         purity = self.purity[region]
