@@ -103,7 +103,8 @@ def draw_snapshots(axis: Any, lattice: Lattice, configs: NDArray[np.uint8]) -> N
     corners = [np.array([number % columns, -(number // columns)]) * step for number in range(len(shown))]
     where = np.concatenate([places + corner for corner in corners])
     colours = np.where(shown.ravel() == 1, EXCITED, GROUND)
-    drawn = circles(lattice, where, facecolors=colours, edgecolors="0.55", linewidth=0.4, transOffset=axis.transData)
+    outline = min(0.4, 20 / lattice.num_sites)  # thinner than small circles, or all of them look grey
+    drawn = circles(lattice, where, facecolors=colours, edgecolors="0.55", linewidth=outline, transOffset=axis.transData)
     axis.add_collection(drawn)
     low, high = where.min(axis=0) - 0.6 * spacing, where.max(axis=0) + 0.6 * spacing
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[], aspect="equal", frame_on=False)

@@ -56,6 +56,7 @@ def report(
     target = Path(output) if output is not None else path / PAGE_FILE
     check_writable(target.parent)
     facts = info(path)
+    unit = "the coefficients" if section.energy_unit == "1" else section.energy_unit
     result = evaluate(opened, num_samples, batch_size, seed=seed)
     energy = result.energy_per_site
     compared = [
@@ -74,7 +75,7 @@ def report(
         _table([(name, value) for name, value in (("model", facts.model), ("training", facts.training), ("state", facts.state))]),
         f"<h2>From {result.num_samples} fresh, independent samples</h2>",
         _table([(name, value) for name, value in result.rows() if name not in ("problem", "samples")]),
-        f"<p>{ABOUT_ERRORS}</p>",
+        f"<p>Energies are in units of {html.escape(unit)}. {ABOUT_ERRORS}</p>",
         *(["<h2>Beside other energies</h2>", _table(compared)] if compared else []),
         "<h2>Pictures</h2>",
         f'<img alt="{ABOUT_PICTURE}" src="data:image/png;base64,{picture}">',

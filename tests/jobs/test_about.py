@@ -122,6 +122,7 @@ def test_report_is_one_page_with_everything_in_it(runs: list[qsr.Run], tmp_path:
     assert qsr.report(runs[0], 800, seed=5, output=target) == target
     page = Page(target.read_text(encoding="utf-8"))
     assert page.outside == [], "nothing is fetched from anywhere"
+    assert "<p>Energies are in units of Omega. Numbers in brackets" in target.read_text(encoding="utf-8")
     text = re.sub(r"base64,[^\"]*", "", target.read_text(encoding="utf-8"))
     assert not re.search(r"url\(|@import|<script|<link|<iframe|https?:", text)
     assert '<details><summary>as settings.json has them</summary><pre>{\n  "train": {' in html.unescape(text)
