@@ -39,8 +39,7 @@ def compare(runs: tuple[Path, ...], samples: int, batch: int, seed: int, device:
 
     Example: qsr compare runs/rydberg/16-B=512-K=512/0 runs/rydberg/16-B=512-K=512/1
     """
-    found = jobs.compare(runs, samples, batch, seed=seed, device=device)
-    found.draw(output)
+    found = jobs.compare(runs, samples, batch, seed=seed, device=device, output=output)
     click.echo("\n".join([*found.lines(), f"written: {output}"]))
 
 

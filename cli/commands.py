@@ -279,7 +279,10 @@ def exact(context: click.Context, words: tuple[str, ...], helped: bool) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", type=click.Path(path_type=Path), metavar="PNG", help="Where the picture goes; default RUN/plot.png.")
 def plot(run: Path, output: Path | None) -> None:
-    """Energy with reference lines, variance, site densities and correlations of RUN as one PNG."""
+    """Energy with reference lines, variance, densities, snapshots, correlations and structure factor of RUN as one PNG.
+
+    Of the run of a model on data: its metrics against epochs.
+    """
     click.echo(str(jobs.plot(run, output)))
 
 

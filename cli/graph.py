@@ -32,7 +32,8 @@ def train(config: Path, allow_import: tuple[str, ...]) -> None:
 
     done = []
     with imports_allowed(allow_import):
-        for settings in graph_configs(config):
+        configs, swept = graph_configs(config)
+        for settings in configs:
             with interruptible(), terminal() as bar:
                 run = train_graphs(settings, progress=bar)
             click.echo("\n".join(run.lines()))
@@ -41,7 +42,7 @@ def train(config: Path, allow_import: tuple[str, ...]) -> None:
             click.echo("done (no output directory)" if run.path is None else saved)
             done.append(run)
         if len(done) > 1:
-            click.echo("\n".join(["runs of the sweep:", *sweep_table(config, done)]))
+            click.echo("\n".join(["runs of the sweep:", *sweep_table(swept, done)]))
 
 
 @graph.command(short_help="What a configuration may hold.")

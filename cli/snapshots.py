@@ -68,14 +68,17 @@ snapshots.add_command(make)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path), metavar="OUT")
 @click.option(
-    "--positions", type=click.Path(path_type=Path), metavar="FILE", help="x and y of the sites: text, npy, Pulser or Braket JSON."
+    "--positions",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="x and y of the sites: text, npy, json, as --rydberg takes.",
 )
 @click.option("--lattice", metavar="LxxLy", help="The sites are this square lattice; with positions, in any order.")
 def import_(source: Path, file: Path, positions: Path | None, lattice: str | None) -> None:
     """Write the configurations of SOURCE into the snapshot file OUT.
 
-    SOURCE: csv, tsv or txt (bit strings, alone or with counts, or a column of 0 and 1 for each site), npy or npz (configs), json
-    (counts of Pulser, a list of bit strings, or a task result of Braket, in which lost atoms were excited).
+    SOURCE: csv, tsv or txt (bit strings, alone or with counts, or a column of 0 and 1 for each site), npy, npz or nc
+    (configs), json (counts of Pulser, a list of bit strings, results of Braket or Bloqade, in which lost atoms were excited).
 
     Example: qsr snapshots import counts.json measured.h5 --positions register.json --lattice 3x2
     """
@@ -87,7 +90,7 @@ def import_(source: Path, file: Path, positions: Path | None, lattice: str | Non
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("target", type=click.Path(path_type=Path), metavar="OUT")
 def export(file: Path, target: Path) -> None:
-    """Write the snapshots of FILE, with all that is known of them, to OUT: npz or csv.
+    """Write the snapshots of FILE, with all that is known of them, to OUT: npz, csv or nc (netCDF, for xarray).
 
     Example: qsr snapshots export runs/rydberg/16-B=512-K=512/0/samples.h5 samples.npz
     """

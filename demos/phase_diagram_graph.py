@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import qsr
 from qsr.estimators import posterior, state_probabilities
 from qsr.jobs import make_snapshots, predict_table
+from qsr.jobs.phase_diagram import means_of_states
 
 ENDS = (0.5, 0.75, 1.0, 1.25, 2.25, 2.5, 2.75, 3.0)
 RULE = "delta>1.75"
@@ -30,7 +31,8 @@ def main(
     epochs: int = 8,
     directory: str = "runs/phase_diagram",
 ) -> list[tuple[float, float, float]]:
-    """Detuning, probability of the ordered side by the network, and by the exact distributions."""
+    """Detuning, probability of the ordered side by the network, and by the exact distributions, in ascending order."""
+    deltas = tuple(sorted(deltas))
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     make_snapshots(states(ENDS), folder / "ends.h5", shots=shots, labels=RULE, seed=0)
@@ -41,17 +43,17 @@ def main(
     seen = predict_table(run, folder / "all.h5").columns["p_1"]
     of_states = posterior(state_probabilities([state.build() for state in states(ENDS)]), fresh.snapshots.configs)
     ideal = of_states @ (np.array(ENDS) > 1.75)
-    means = [values.reshape(len(deltas), shots).mean(axis=1) for values in (seen, ideal)]
-    errors = seen.reshape(len(deltas), shots).std(axis=1) / np.sqrt(shots)
+    detuning = fresh.snapshots.params["delta"][:, None]
+    (_, of_network, errors), (_, of_exact, _) = (means_of_states(detuning, values) for values in (seen, ideal))
 
     print("delta   network   exact distributions   2 |m_s|")
     order = [2 * row["staggered_abs"] for row in fresh.rows]
-    for delta, network, exact, staggered in zip(deltas, *means, order, strict=True):
+    for delta, network, exact, staggered in zip(deltas, of_network, of_exact, order, strict=True):
         print(f"{delta:5.2f}   {network:7.4f}   {exact:19.4f}   {staggered:7.4f}")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(deltas, means[1], color="0.5", label="exact distributions")
-    axes.errorbar(deltas, means[0], errors, fmt="o", ms=4, label="graph network")
+    axes.plot(deltas, of_exact, color="0.5", label="exact distributions")
+    axes.errorbar(deltas, of_network, errors, fmt="o", ms=4, label="graph network")
     axes.plot(deltas, order, ls="--", color="C1", label=r"$2\,\langle|m_s|\rangle$, exact")
     for start, end in ((ENDS[0], ENDS[3]), (ENDS[4], ENDS[-1])):
         axes.axvspan(start, end, color="C0", alpha=0.08, lw=0)
@@ -60,7 +62,7 @@ def main(
     axes.legend()
     figure.savefig(folder / "phase_diagram.png", dpi=120)
     print(f"written: {folder / 'phase_diagram.png'}")
-    return [(delta, float(network), float(exact)) for delta, network, exact in zip(deltas, *means, strict=True)]
+    return [(delta, float(network), float(exact)) for delta, network, exact in zip(deltas, of_network, of_exact, strict=True)]
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ class Rydberg(LatticeHparams):
     }
 
     positions: Positions | None = Hparam(
-        None, help="site coordinates instead of Lx and Ly: N rows of x and y, or a .npy or text file with them"
+        None,
+        help="site coordinates instead of Lx and Ly: rows of x and y, or a file: text, .npy, or .json of Pulser, Braket, Bloqade",
     )
     V: float | None = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1; not with units")
     # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from qsr.hparams.base import ConfigError, Hparams
+from qsr.hparams.positions import read_positions
 from qsr.hparams.registry import find_section, hparams_class
 
 _PATCH = re.compile(r"([1-9]\d*)(?:x([1-9]\d*))?")
@@ -64,32 +65,6 @@ def check_patch(section: str, patch: str, shape: tuple[int, int]) -> int:
 
 
 Patch = Annotated[str, BeforeValidator(normalise_patch)]
-
-
-def read_positions(value: Any) -> list[list[float]]:
-    """Site coordinates (N, 2): given as numbers, or read from a .npy or a text file with two columns."""
-    if isinstance(value, (str, Path)):
-        try:
-            if str(value).endswith(".npy"):
-                loaded = np.load(value, allow_pickle=False)
-            else:
-                lines = Path(value).read_text(encoding="utf-8").replace(",", " ").splitlines()
-                loaded = np.loadtxt(lines, ndmin=2)
-        except OSError as error:
-            raise ValueError(f"cannot read site positions ({error.strerror})") from None
-        except ValueError:
-            raise ValueError("cannot read site positions: expected two numbers, x and y, on each line") from None
-        value = loaded
-    array = np.asarray(value, dtype=float)
-    if array.ndim != 2 or array.shape[1] != 2 or array.shape[0] < 2:
-        raise ValueError(f"expected at least two rows of x and y, found an array of shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError("coordinates must be finite")
-    distances = np.linalg.norm(array[:, None] - array[None], axis=-1) + np.diag(np.full(len(array), np.inf))
-    if distances.min() < 1e-9:
-        first, second = np.unravel_index(distances.argmin(), distances.shape)
-        raise ValueError(f"sites {first} and {second} lie on the same point")
-    return [[float(x), float(y)] for x, y in array]
 
 
 Positions = Annotated[list[list[float]], BeforeValidator(read_positions)]

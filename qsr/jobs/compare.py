@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from qsr.hamiltonians import ground_state
 from qsr.hparams import ConfigError
+from qsr.hparams.types import dump_typed
+from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.exact import EXACT, references
 from qsr.jobs.load import Evaluation, evaluate
-from qsr.jobs.plot import EXACT_SITES
-from qsr.jobs.run import Run, path_of, refuse_on_data
-from qsr.runs import RunDirectory, StoredRun, read_run, replacing
+from qsr.jobs.reports import aligned
+from qsr.jobs.run import Run, open_sampler, path_of
+from qsr.runs import RunDirectory
 
 PICTURE_FILE = "compare.png"
 
@@ -24,12 +25,12 @@ class Comparison:
     """Runs with their evaluations.
 
     Attributes:
-        runs: as they were read.
+        runs: with their models.
         evaluations: of fresh samples, one for each run.
         exact: energy per site of each, where the lattice is small enough (16 sites), else None.
     """
 
-    runs: list[StoredRun]
+    runs: list[Run]
     evaluations: list[Evaluation]
     exact: list[float | None]
 
@@ -40,7 +41,7 @@ class Comparison:
             row = {
                 "run": str(run.path),
                 "model": run.settings.model.section,
-                "parameters": str(sum(tensor.numel() for tensor in run.weights.values())),
+                "parameters": str(sum(tensor.numel() for tensor in run.model.state_dict().values())),
                 "steps": str(run.settings.train.steps),
                 "E/N": str(result.energy_per_site),
                 "Var/N": f"{result.variance / result.num_sites:.2e}",
@@ -56,64 +57,74 @@ class Comparison:
     def lines(self) -> list[str]:
         """The table for the terminal."""
         rows = self.rows()
-        table = [list(rows[0]), *(list(row.values()) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        return aligned([list(rows[0]), *(list(row.values()) for row in rows)])
 
-    def draw(self, target: Path) -> None:
-        """Energies per site against steps, and the final ones with their errors, as a PNG."""
-        from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
+    def draw(self, target: str | Path) -> None:
+        """Energies per site against steps, and the final ones with their errors, as a PNG.
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
+        Raises:
+            ConfigError: if it cannot be written.
+        """
+        figure = sheet(10, 4)
         course, final = figure.subplots(1, 2, width_ratios=(2, 1))
         lowest = []
         for number, (run, result) in enumerate(zip(self.runs, self.evaluations, strict=True)):
-            history = RunDirectory(run.path).history.read("steps")
+            colour = COLOURS[number % len(COLOURS)]
+            history = RunDirectory(path_of(run)).history.read("steps")
             if "energy" in history:
                 sites = history.get("sites", result.num_sites)
-                course.plot(history["step"], history["energy"] / sites, lw=0.8, color=f"C{number}", label=str(run.path))
+                label = f"{number}: {run.path}"
+                course.plot(history["step"], history["energy"] / sites, lw=0.8, color=colour, label=label)
                 lowest.append(float(np.nanquantile(history["energy"] / sites, 0.7)))
             energy = result.energy_per_site
-            final.errorbar([number], [energy.mean], [energy.error], fmt="o", color=f"C{number}")
+            final.errorbar([number], [energy.mean], [energy.error], fmt="o", color=colour, capsize=3)
             lowest.append(energy.mean)
+        known = {value for value in self.exact if value is not None}
         for axes in (course, final):
-            for exact in {value for value in self.exact if value is not None}:
-                axes.axhline(exact, color="0.5", ls="--", lw=1)
+            for exact in known:
+                axes.axhline(exact, color="0.4", ls="--", lw=1)
         margin = 0.15 * max(max(lowest) - min(lowest), 1e-3)
         course.set_ylim(min(lowest) - margin, max(lowest) + margin)
         unit = self.runs[0].settings.hamiltonian.energy_unit
-        course.set(xlabel="step", ylabel=f"energy per site ({unit})")
-        final.set(xlabel="run", title="fresh samples; dashed: exact" if any(self.exact) else "fresh samples")
-        final.set_xticks(range(len(self.runs)))
+        course.set(xlabel="step", ylabel=f"energy per site ({in_symbols(unit)})", title="training")
+        final.set(xlabel="run", title="fresh samples; dashed: exact" if known else "fresh samples")
+        final.set_xticks(range(len(self.runs)), [str(number) for number in range(len(self.runs))])
+        final.set_xlim(-0.5, len(self.runs) - 0.5)
         if course.get_legend_handles_labels()[0]:
             course.legend(fontsize=7)
-        with replacing(target) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
+        write_picture(figure, target)
 
 
 def compare(
-    runs: Sequence[str | Path | Run], num_samples: int = 2048, batch_size: int = 256, *, seed: int = 0, device: str = "auto"
+    runs: Sequence[str | Path | Run],
+    num_samples: int = 2048,
+    batch_size: int = 256,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    output: str | Path | None = None,
 ) -> Comparison:
     """Evaluate samplers on fresh samples, see `qsr.evaluate`.
 
+    Args:
+        output: a PNG for the picture; None: none is drawn.
+
     Raises:
-        ConfigError: for fewer than two runs, for runs of models on data, and as `qsr.evaluate`.
+        ConfigError: for fewer than two runs, for runs of models on data, for a picture that cannot be written, and as
+            `qsr.evaluate`.
     """
     if len(runs) < 2:
         raise ConfigError(f"compare: expected at least two runs, found {len(runs)}")
-    stored = [read_run(path_of(run)) for run in runs]
-    for run in stored:
-        refuse_on_data(run.settings, "compare")
-    evaluations = [evaluate(run.path, num_samples, batch_size, seed=seed, device=device) for run in stored]
-    known: dict[str, float] = {}
-    exact: list[float | None] = []
-    for run in stored:
-        problem: Any = run.settings.hamiltonian
-        if problem.num_sites > EXACT_SITES:
-            exact.append(None)
-            continue
-        name = problem.describe()
-        if name not in known:
-            known[name] = ground_state(problem.build(), num_levels=1).energy / problem.num_sites
-        exact.append(known[name])
-    return Comparison(stored, evaluations, exact)
+    if output is not None:
+        check_picture(output)
+    for run in runs:
+        path_of(run)  # the picture needs their histories
+    opened = [open_sampler(run, "compare", device) for run in runs]
+    evaluations = [evaluate(run, num_samples, batch_size, seed=seed) for run in opened]
+    problems = [run.settings.hamiltonian for run in opened]
+    distinct = {repr(dump_typed(problem)): problem for problem in problems}  # their lines in words may leave positions out
+    exact = {name: references(problem.build()).get(EXACT) for name, problem in distinct.items()}
+    found = Comparison(opened, evaluations, [exact[repr(dump_typed(problem))] for problem in problems])
+    if output is not None:
+        found.draw(output)
+    return found

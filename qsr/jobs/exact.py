@@ -10,6 +10,8 @@ from qsr.hparams.run import sized_hamiltonian
 from qsr.jobs.run import Section
 
 CLUSTER = "2x2"
+EXACT = "exact"
+EXACT_SITES = 16  # seconds of diagonalisation
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,11 @@ def product_baselines(problem: Any) -> dict[str, float]:
     if problem.lattice.coordinates is None and not (problem.lattice.Lx % 2 or problem.lattice.Ly % 2):
         baselines[f"product of {CLUSTER}"] = cluster_product_energy(problem, CLUSTER).energy
     return baselines
+
+
+def references(problem: Any) -> dict[str, float]:
+    """Energies per site to compare a state with: of the best products, and the exact one (`EXACT`) of at most 16 sites."""
+    found = {name: energy / problem.num_sites for name, energy in product_baselines(problem).items()}
+    if problem.num_sites <= EXACT_SITES:
+        found[EXACT] = ground_state(problem, num_levels=1).energy / problem.num_sites
+    return found

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
-from qsr.jobs.foreign import read_measured, read_register
+from qsr.jobs.foreign import read_measured, site_positions
+from qsr.jobs.netcdf import write_netcdf
 from qsr.jobs.reports import as_csv
 from qsr.jobs.run import check_writable
 from qsr.lattice import Lattice
@@ -43,12 +44,13 @@ class ImportReport:
 def import_snapshots(
     source: str | Path, file: str | Path | None = None, *, positions: str | Path | None = None, lattice: str | None = None
 ) -> ImportReport:
-    """Snapshots of measured configurations: csv, tsv, txt, npy, npz, or json of Pulser (counts) or Braket (task result).
+    """Snapshots of measured configurations: csv, tsv, txt, npy, npz, nc, or json of Pulser (counts), Braket (task result) or
+    Bloqade (batch with results).
 
     Args:
         source: see `qsr.jobs.foreign.read_measured`.
         file: where to write them (schema `qsr-snapshots/1`).
-        positions: of the sites, in the order of the bits, where `source` has none: see `read_register`.
+        positions: of the sites, in the order of the bits, where `source` has none: see `site_positions`.
         lattice: '4x4', Lx x Ly. Sites with positions are put into its order, i = x*Ly + y; without, they must be in it.
 
     Raises:
@@ -58,7 +60,7 @@ def import_snapshots(
     if file is not None:
         check_writable(Path(file).resolve().parent, "OUT")
     sites = measured.configs.shape[1]
-    places = measured.positions if positions is None else read_register(positions)
+    places = measured.positions if positions is None else site_positions(positions)
     if places is not None and len(places) != sites:
         raise ConfigError(f"{positions or source}: positions of {len(places)} sites, but the snapshots have {sites}")
     configs, attributes = measured.configs, {}
@@ -102,22 +104,25 @@ def lattice_order(positions: NDArray[np.float64], lattice: Lattice, source: str)
 
 
 def export_snapshots(source: str | Path, file: str | Path) -> int:
-    """Write a snapshot file as npz (arrays under the names of the schema, attributes as JSON) or csv (a column for each site).
+    """Write a snapshot file as npz (arrays under the names of the schema, attributes as JSON), csv (a column for each site) or nc
+    (netCDF, see `qsr.jobs.netcdf.write_netcdf`).
 
     Returns:
         How many snapshots there are.
 
     Raises:
-        ConfigError: for a file that is none of snapshots, and another ending.
+        ConfigError: for a file that is none of snapshots, another ending, and what netCDF cannot hold.
     """
     ending = Path(file).suffix.lower()
-    if ending not in (".npz", ".csv"):
-        raise ConfigError(f"{file}: unknown ending '{ending}', expected .npz or .csv")
+    if ending not in (".npz", ".csv", ".nc"):
+        raise ConfigError(f"{file}: unknown ending '{ending}', expected .npz, .csv or .nc")
     snapshots = read_snapshots(source)
     check_writable(Path(file).resolve().parent, "OUT")
     if ending == ".csv":
         occupations = {f"n{site}": values for site, values in enumerate(snapshots.configs.T)}
         write_atomically(file, as_csv({**snapshots.params, **snapshots.columns, **occupations}))
+    elif ending == ".nc":
+        write_netcdf(file, snapshots)
     else:
         arrays = {"configs": snapshots.configs, "positions": snapshots.positions, **snapshots.columns}
         arrays |= {f"params/{name}": values for name, values in snapshots.params.items()}

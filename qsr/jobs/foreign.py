@@ -1,4 +1,4 @@
-"""Measured configurations in other programs' files: bit strings, arrays, results of Aquila, counts and registers of Pulser."""
+"""Measured configurations in other programs' files: bit strings, arrays, results of Aquila and of Bloqade, counts of Pulser."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
-from qsr.hparams.types import read_positions
+from qsr.hparams.positions import read_positions, registers
+from qsr.jobs.netcdf import read_netcdf
 from qsr.training.files import read_bytes
 
-METRES = 1e6  # Braket writes metres; a micrometre is the unit of everyone else
 Counted = tuple[str, int]  # a bit string, how often
+Shot = tuple[str, Any, Any]  # why it failed, if it did; which atoms were there before, and after
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +40,14 @@ class Measured:
 
 
 def read_measured(file: str | Path) -> Measured:
-    """Configurations of a file, by its ending: csv, tsv, txt, npy, npz or json.
+    """Configurations of a file, by its ending: csv, tsv, txt, npy, npz, nc or json.
 
     Raises:
         ConfigError: for a file that cannot be read, holds something else than 0 and 1, or no configuration.
     """
     readers: dict[str, Callable[[str, bytes], Measured]] = {
         **{".csv": _of_table, ".tsv": _of_table, ".txt": _of_text},
-        **{".npy": _of_array, ".npz": _of_array, ".json": _of_json},
+        **{".npy": _of_array, ".npz": _of_array, ".nc": _of_netcdf, ".json": _of_json},
     }
     reader = readers.get(Path(file).suffix.lower())
     if reader is None:
@@ -58,30 +59,17 @@ def read_measured(file: str | Path) -> Measured:
     return found
 
 
-def read_register(file: str | Path) -> NDArray[np.float64]:
-    """Positions (N, 2) of a Pulser register or sequence (abstract representation, JSON), of the filled sites of a Braket program
-    (JSON; in micrometres), or of a text or npy file of x and y.
+def site_positions(file: str | Path) -> NDArray[np.float64]:
+    """Positions (N, 2) of a file, see `qsr.hparams.positions.read_positions`.
 
     Raises:
-        ConfigError: for anything else.
+        ConfigError: for a file that has none.
     """
-    if Path(file).suffix.lower() != ".json":
-        read_bytes(file)
-        try:
-            return np.array(read_positions(file))
-        except ValueError as error:
-            raise ConfigError(f"{file}: {error}") from None
-    tree = _json(str(file), read_bytes(file))
-    atoms = tree.get("register") if isinstance(tree, Mapping) else None
-    if isinstance(atoms, list):
-        try:
-            return _checked(str(file), [[atom["x"], atom["y"]] for atom in atoms])
-        except (KeyError, TypeError):
-            raise ConfigError(f"{file}: register: expected atoms with x and y (a two-dimensional register of Pulser)") from None
-    sites, filled = _sites(str(file), tree)
-    if sites is None:
-        raise ConfigError(f"{file}: no register: expected Pulser's 'register' or Braket's 'ahs_register' with 'sites'")
-    return sites[filled]
+    read_bytes(file)
+    try:
+        return np.array(read_positions(file))
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 # --- text ---------------------------------------------------------------------------------------------------------------
@@ -150,14 +138,22 @@ def _of_array(file: str, data: bytes) -> Measured:
     name = "configs" if "configs" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if name is None:
         raise ConfigError(f"{file}: expected an array 'configs', or one alone; found {', '.join(arrays) or 'none'}")
-    values = arrays[name]
+    positions = _checked(file, arrays["positions"]) if "positions" in arrays else None
+    return Measured(_occupations(file, name, arrays[name]), positions)
+
+
+def _of_netcdf(file: str, data: bytes) -> Measured:
+    configs, positions = read_netcdf(file, data)
+    return Measured(_occupations(file, "configs", configs), None if positions is None else _checked(file, positions))
+
+
+def _occupations(file: str, name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise ConfigError(f"{file}: {name}: expected numbers (snapshots, sites), found {values.dtype} {values.shape}")
     wrong = values[(values != 0) & (values != 1)]
     if len(wrong):
         raise ConfigError(f"{file}: {name}: expected 0 (ground) and 1 (excited), found {wrong[0]}")
-    positions = _checked(file, arrays["positions"]) if "positions" in arrays else None
-    return Measured(values.astype(np.uint8), positions)
+    return values.astype(np.uint8)
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------------
@@ -171,36 +167,70 @@ def _json(file: str, data: bytes) -> Any:
 
 
 def _of_json(file: str, data: bytes) -> Measured:
-    """Counts {"0110": 12} (1 = excited, as Pulser has it), a list of bit strings, or a task result of Braket."""
+    """Counts {"0110": 12} (1 = excited, as in Pulser), a list of bit strings, a task result of Braket or a batch of Bloqade."""
     tree = _json(file, data)
     if isinstance(tree, Mapping) and isinstance(tree.get("measurements"), list):
-        return _of_aquila(file, tree)
+        return _of_shots(file, tree.get("additionalMetadata"), [_shot_of_braket(shot) for shot in tree["measurements"]])
+    results = _results_of_bloqade(tree)
+    if len(results) == 1:
+        return _of_shots(file, tree, [_shot_of_bloqade(shot) for shot in results[0]])
+    if results:
+        raise ConfigError(f"{file}: has the results of {len(results)} tasks, expected those of one in each file")
     if isinstance(tree, Mapping) and tree and all(isinstance(count, int) and count >= 0 for count in tree.values()):
         return _of_strings(file, list(tree.items()), [f"{bits!r}" for bits in tree])
     if isinstance(tree, list) and tree and all(isinstance(bits, str) for bits in tree):
         return _of_strings(file, [(bits, 1) for bits in tree], [f"entry {number}" for number in range(len(tree))])
     raise ConfigError(
-        f"{file}: expected counts such as {{\"0110\": 12}}, a list of bit strings, or a task result of Braket with 'measurements'"
+        f'{file}: expected counts such as {{"0110": 12}}, a list of bit strings, a task result of Braket with '
+        "'measurements', or a batch of Bloqade with results"
     )
 
 
-def _of_aquila(file: str, tree: Mapping[str, Any]) -> Measured:
-    """A result of braket.task_result.analog_hamiltonian_simulation_task_result, version 1.
+def _shot_of_braket(shot: Any) -> Shot | None:
+    """A shot of braket.task_result.analog_hamiltonian_simulation_task_result, version 1; None: it is none."""
+    try:
+        result, status = shot["shotResult"], shot["shotMetadata"]["shotStatus"]
+        return ("" if status == "Success" else f"shotStatus {status}"), result.get("preSequence"), result.get("postSequence")
+    except (KeyError, TypeError, AttributeError):
+        return None
 
-    preSequence is 1 where an atom was loaded; postSequence 1 where one is left, which is then in its ground state: excited atoms
-    are lost. Sites that the register leaves empty are left out; shots in which another one was empty are dropped.
+
+def _shot_of_bloqade(shot: Any) -> Shot | None:
+    """A shot as `bloqade.analog.save` writes it; None: it is none."""
+    try:
+        status = shot["shot_status"]
+        return ("" if status == "Completed" else f"shot_status {status}"), shot["pre_sequence"], shot["post_sequence"]
+    except (KeyError, TypeError):
+        return None
+
+
+def _results_of_bloqade(tree: Any) -> list[list[Any]]:
+    """The shots of every task in a batch of Bloqade."""
+    if isinstance(tree, Mapping) and isinstance(tree.get("shot_outputs"), list):
+        return [tree["shot_outputs"]]
+    parts = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, list) else ()
+    return [shots for part in parts if isinstance(part, (Mapping, list)) for shots in _results_of_bloqade(part)]
+
+
+def _of_shots(file: str, program: Any, shots: Sequence[Shot | None]) -> Measured:
+    """Shots of Aquila, or of an emulator of it, with the register of their program.
+
+    The first sequence is 1 where an atom was loaded; the second 1 where one is left, which is then in its ground state: excited
+    atoms are lost. Sites that the register leaves empty are left out; shots in which another one was empty are dropped.
     """
-    sites, filled = _sites(file, tree.get("additionalMetadata"))
+    try:
+        found = registers(program)
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    sites, filled = found[0] if found else (None, None)
     kept: list[NDArray[np.int64]] = []
     dropped: dict[str, int] = {}
-    for number, shot in enumerate(tree["measurements"]):
-        try:
-            pre, post = (shot["shotResult"].get(name) for name in ("preSequence", "postSequence"))
-            status = shot["shotMetadata"]["shotStatus"]
-        except (KeyError, TypeError, AttributeError):
-            raise ConfigError(f"{file}: measurement {number}: expected shotMetadata.shotStatus and shotResult") from None
-        if status != "Success" or not pre or not post:
-            why = f"shotStatus {status}" if status != "Success" else "no sequence"
+    for number, shot in enumerate(shots):
+        if shot is None:
+            raise ConfigError(f"{file}: measurement {number}: expected its status and its two sequences")
+        failed, pre, post = shot
+        if failed or not pre or not post:
+            why = failed or "no sequence"
             dropped[why] = dropped.get(why, 0) + 1
             continue
         loaded, left = np.array(pre), np.array(post)
@@ -214,19 +244,6 @@ def _of_aquila(file: str, tree: Mapping[str, Any]) -> Measured:
         kept.append(1 - left[filled])
     configs = np.array(kept, dtype=np.uint8) if kept else np.empty((0, 0), dtype=np.uint8)
     return Measured(configs, None if sites is None else sites[filled], dropped)
-
-
-def _sites(file: str, tree: Any) -> tuple[NDArray[np.float64] | None, Any]:
-    """Positions (sites, 2) in micrometres and which sites hold atoms, from wherever a Braket program stands in JSON."""
-    for name in ("action", "setup", "ahs_register"):
-        tree = tree[name] if isinstance(tree, Mapping) and name in tree else tree
-    if not isinstance(tree, Mapping) or "sites" not in tree:
-        return None, None
-    sites = METRES * _checked(file, tree["sites"])
-    filled = np.array(tree.get("filling") or [1] * len(sites)) == 1
-    if filled.shape != (len(sites),):
-        raise ConfigError(f"{file}: ahs_register: {len(sites)} sites, but filling has {filled.size} entries")
-    return sites, filled
 
 
 def _checked(file: str, positions: Any) -> NDArray[np.float64]:

@@ -19,9 +19,9 @@ from qsr.graph.naming import in_names
 from qsr.graph.prediction import outputs_of
 from qsr.graph.trainer import CONFIG_FILE, Trainer
 from qsr.hparams import ConfigError
-from qsr.hparams.sweeps import ConfigHandler, dotted, nodes, value_at
+from qsr.hparams.sweeps import ConfigHandler, NodePath, dotted, nodes, value_at
 from qsr.hparams.tags import load_yaml, resolve_pyobject_tags
-from qsr.jobs.reports import PREDICTIONS_FILE, as_csv
+from qsr.jobs.reports import PREDICTIONS_FILE, aligned, as_csv
 from qsr.jobs.run import Run
 from qsr.runs import restore_model, write_atomically
 from qsr.runs.load import StoredRun
@@ -35,14 +35,12 @@ class GraphRun:
 
     Attributes:
         config: the configuration.
-        name: of the run; those of a sweep are numbered.
         path: its directory; None: there is none (`training.path` is <NONE>).
         settings: what the configuration means as settings of a run.
         test: the tester's metrics by their columns; empty without a tester.
     """
 
     config: Mapping[str, Any]
-    name: str
     path: Path | None
     settings: Any
     test: dict[str, float]
@@ -52,8 +50,8 @@ class GraphRun:
         return [f"{column:<20}{value:.6g}" for column, value in self.test.items()]
 
 
-def graph_configs(file: str | Path, allow_import: Iterable[str] = ()) -> list[dict[str, Any]]:
-    """The configurations of a YAML file: one, or one for every combination of its sweeps.
+def graph_configs(file: str | Path, allow_import: Iterable[str] = ()) -> tuple[list[dict[str, Any]], list[NodePath]]:
+    """The configurations of a YAML file, one or one for every combination of its sweeps, and the paths at which they differ.
 
     Raises:
         ConfigError: as `qsr.hparams.load_yaml` and `ConfigHandler`; for ranges, which are for a search.
@@ -66,7 +64,8 @@ def graph_configs(file: str | Path, allow_import: Iterable[str] = ()) -> list[di
                 f"{file}: {dotted(path)} is a !{node['type']}, from which only a search draws (qsr.hparams.search); "
                 "here several values are a !sweep"
             )
-    return ConfigHandler(tree).run_configs if found else [tree]
+    swept = [path for path, node in found.items() if node["type"] in ("sweep", "coupled-sweep")]
+    return (ConfigHandler(tree).run_configs if found else [tree]), swept
 
 
 def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks: Sequence[Callback] = ()) -> GraphRun:
@@ -80,19 +79,17 @@ def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks
     trainer = Trainer.from_config(config)
     loaders = trainer.prepare_dataloaders()
     trainer.run_training(*loaders[:2], callbacks=callbacks, progress=progress)
-    return GraphRun(config, str(trainer.settings.model.name), trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
+    return GraphRun(config, trainer.data_path, trainer.settings, _tested(trainer, loaders[2]))
 
 
-def sweep_table(file: str | Path, runs: Sequence[GraphRun]) -> list[str]:
-    """The runs of a file's sweeps with the values that they had and their test metrics, one a line under their names."""
-    paths = [path for path, node in nodes(load_yaml(file)) if node["type"] in ("sweep", "coupled-sweep")]
+def sweep_table(paths: Sequence[NodePath], runs: Sequence[GraphRun]) -> list[str]:
+    """Runs with their values at the paths of the sweeps and their test metrics, one a line under their names."""
     names = list(dict.fromkeys(name for run in runs for name in run.test))
     rows = [["run", *map(dotted, paths), *names]]
     for run in runs:
         values = [str(in_names(value_at(run.config, path))) for path in paths]
-        rows.append([run.name, *values, *(f"{run.test[name]:.6g}" for name in names)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        rows.append([str(run.settings.model.name), *values, *(f"{run.test[name]:.6g}" for name in names)])
+    return aligned(rows)
 
 
 def resume_graphs(path: Path, data: Any = None, progress: bool = False, callbacks: Sequence[Callback] = ()) -> Run:

@@ -57,8 +57,8 @@ class Evaluation:
         difference = self.energy.mean - reference
         return difference / self.energy.error if self.energy.error else math.copysign(math.inf, difference)
 
-    def lines(self) -> list[str]:
-        """The result as text, one quantity a line."""
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and values as text."""
         rows = [
             ("problem", self.problem),
             ("samples", str(self.num_samples)),
@@ -67,8 +67,11 @@ class Evaluation:
             ("variance per site", f"{self.variance / self.num_sites:.3e}"),
             ("V-score", f"{self.v_score:.3e}"),
         ]
-        rows += [(name, str(value)) for name, value in self.observables.items() if isinstance(value, Estimate)]
-        return [f"{name:<20}{value}" for name, value in rows]
+        return rows + [(name, str(value)) for name, value in self.observables.items() if isinstance(value, Estimate)]
+
+    def lines(self) -> list[str]:
+        """The result as text, one quantity a line."""
+        return [f"{name:<20}{value}" for name, value in self.rows()]
 
 
 def evaluate(

@@ -156,9 +156,8 @@ def observe(
     if target is not None:
         with replacing(target / DATA_FILE) as temporary:
             _write(temporary, result)
-        with replacing(target / PICTURE_FILE) as temporary:
-            title = f"{result.problem}\n{num_samples} samples of {opened.path or 'a run'}"
-            draw_order(temporary, result.order, lattice, settings.hamiltonian.length_unit, title)
+        title = f"{result.problem}\n{num_samples} samples of {opened.path or 'a run'}"
+        draw_order(target / PICTURE_FILE, result.order, lattice, settings.hamiltonian.length_unit, title)
     return result
 
 

@@ -9,19 +9,19 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from qsr.hamiltonians import ground_state
-from qsr.jobs.exact import product_baselines
+from qsr.jobs.exact import references
 from qsr.jobs.info import info
 from qsr.jobs.load import evaluate
-from qsr.jobs.plot import EXACT_SITES, plot
-from qsr.jobs.run import Run, check_writable, path_of, refuse_on_data
-from qsr.runs import read_run, write_atomically
+from qsr.jobs.plot import plot
+from qsr.jobs.run import Run, check_writable, open_sampler, path_of
+from qsr.runs import write_atomically
 
 PAGE_FILE = "report.html"
 ABOUT_ERRORS = (
     "Numbers in brackets are standard errors, in units of the last digits. They tell the noise of the samples; what training "
     "has left above the ground state is not in them."
 )
+ABOUT_PICTURE = "Energy and variance in training; densities, snapshots, correlations and structure factor of fresh samples"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #222; background: #fff }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -51,45 +51,40 @@ def report(
     Raises:
         ConfigError: for the run of a model on data, for a place that cannot be written, and as `qsr.evaluate`.
     """
-    stored = read_run(path_of(run))
-    refuse_on_data(stored.settings, "report")
-    target = Path(output) if output is not None else stored.path / PAGE_FILE
+    opened = open_sampler(run, "report", device)
+    path, section = path_of(opened), opened.settings.hamiltonian
+    target = Path(output) if output is not None else path / PAGE_FILE
     check_writable(target.parent)
-    facts, problem = info(stored.path), stored.settings.hamiltonian
-    result = evaluate(stored.path, num_samples, batch_size, seed=seed, device=device)
-    references = {name: energy / problem.num_sites for name, energy in product_baselines(problem.build()).items()}
-    if problem.num_sites <= EXACT_SITES:
-        references["exact"] = ground_state(problem.build(), num_levels=1).energy / problem.num_sites
+    facts = info(path)
+    unit = "the coefficients" if section.energy_unit == "1" else section.energy_unit
+    result = evaluate(opened, num_samples, batch_size, seed=seed)
     energy = result.energy_per_site
     compared = [
         (
             f"E/N, {name}",
             f"{value:.8f}",
-            f"{(energy.mean - value) / abs(value):+.2e} relative, {result.z_score(value * problem.num_sites):+.1f} errors",
+            f"{(energy.mean - value) / abs(value):+.2e} relative, {result.z_score(value * section.num_sites):+.1f} errors",
         )
-        for name, value in references.items()
+        for name, value in references(section.build()).items()
     ]
     with tempfile.TemporaryDirectory() as folder:
-        picture = base64.b64encode(plot(stored.path, Path(folder) / "plot.png").read_bytes()).decode()
-    rows = [line.partition("  ") for line in [f"{line[:20].strip()}  {line[20:]}" for line in result.lines()]]
-    settings = json.dumps(stored.settings.tree(), indent=2)
+        picture = base64.b64encode(plot(opened, Path(folder) / "plot.png").read_bytes()).decode()
+    settings = json.dumps(opened.settings.tree(), indent=2)
     parts = [
         f"<h1>{html.escape(facts.problem)}</h1>",
         _table([(name, value) for name, value in (("model", facts.model), ("training", facts.training), ("state", facts.state))]),
         f"<h2>From {result.num_samples} fresh, independent samples</h2>",
-        _table([(name, value) for name, _, value in rows if name not in ("problem", "samples")]),
-        f"<p>{ABOUT_ERRORS}</p>",
+        _table([(name, value) for name, value in result.rows() if name not in ("problem", "samples")]),
+        f"<p>Energies are in units of {html.escape(unit)}. {ABOUT_ERRORS}</p>",
         *(["<h2>Beside other energies</h2>", _table(compared)] if compared else []),
         "<h2>Pictures</h2>",
-        f'<img alt="Training, densities and correlations of the run" src="data:image/png;base64,{picture}">',
+        f'<img alt="{ABOUT_PICTURE}" src="data:image/png;base64,{picture}">',
         "<h2>Settings</h2>",
-        f"<pre>{html.escape(settings)}</pre>",
+        f"<details><summary>as settings.json has them</summary><pre>{html.escape(settings)}</pre></details>",
         "<h2>Made with</h2>",
         _table(list(facts.versions.items())),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(str(stored.path))}</title>'
-    )
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(str(path))}</title>'
     body = "\n".join(parts)
     page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
     write_atomically(target, page)

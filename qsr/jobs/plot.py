@@ -1,4 +1,4 @@
-"""`qsr plot`: a run as one picture - energy with reference lines, variance, site densities, correlations."""
+"""`qsr plot`: a run as one picture - energy with references, variance, densities, snapshots, correlations, structure factor."""
 
 from __future__ import annotations
 
@@ -8,157 +8,148 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsr.hamiltonians import ground_state
+from qsr.estimators.order import OrderParameters
 from qsr.hparams import ConfigError
-from qsr.jobs.exact import product_baselines
-from qsr.jobs.run import Run, path_of
-from qsr.runs import RunDirectory, read_run, replacing, restore_model
+from qsr.jobs import drawing
+from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.exact import EXACT, references
+from qsr.jobs.run import Run, open_sampler, path_of
+from qsr.runs import RunDirectory, read_run
 from qsr.runs.directory import SETTINGS_FILE, read_tree
+from qsr.samplers.base import draw_samples
 from qsr.training.random import generator_for
 
-EXACT_SITES = 16  # seconds of diagonalisation
+PICTURE_FILE = "plot.png"
 DRAWN_SAMPLES = 1024
+ORDER_SITES = 1024  # the covariances behind the errors take 50 MB there, and grow with the square
 
 
 def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     """Draw a run; the PNG is `plot.png` in the run's directory unless `output` says otherwise.
 
-    Densities and correlations are those of fresh samples.
+    Of a sampler: energies of training beside the best product states and, up to 16 sites, the exact energy; variances; and of
+    fresh samples the densities where the sites are, the first snapshots, connected correlations and structure factor (these up
+    to 1024 sites). Of a model on data: its metrics against epochs.
 
     Raises:
         ConfigError: for a directory that is not a run, or an output that cannot be written.
     """
-    from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
-
     path = path_of(run)
     if not path.is_dir():
         read_run(path)  # says so
-    target = Path(output) if output is not None else path / "plot.png"
-    if not target.parent.is_dir() or target.is_dir():
-        raise ConfigError(f"{target}: cannot be written; expected a file in an existing directory")
+    target = Path(output) if output is not None else path / PICTURE_FILE
+    check_picture(target)
     if (path / SETTINGS_FILE).is_file() and read_tree(path / SETTINGS_FILE).get("objective") == {"name": "supervised"}:
-        return _plot_epochs(RunDirectory(path), target)  # needs no class of the user's own
-    stored = read_run(path)
-    lattice = stored.settings.hamiltonian.lattice()
-    problem = stored.settings.hamiltonian.build()
-    model = restore_model(stored)
-    configs = model.sample(DRAWN_SAMPLES, generator_for(model.device, 0, "plot"))[0].cpu().numpy()
-
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    axes = figure.subplots(2, 2)
-    history = RunDirectory(stored.path).history.read("steps")
-    if "nll" in history:
-        _draw_likelihood(axes[0], history, RunDirectory(stored.path).history.read("epochs"))
+        figure = _epochs(RunDirectory(path))  # needs no class of the user's own
     else:
-        _draw_training(axes[0], history, problem, stored.settings.hamiltonian.energy_unit)
-    densities = configs.mean(axis=0)
-    _draw_sites(figure, axes[1, 0], lattice, densities, "density <n_i>")
-    _draw_correlations(axes[1, 1], lattice, configs, stored.settings.hamiltonian.length_unit)
-    figure.suptitle(f"{stored.settings.hamiltonian.describe()}\n{stored.settings.model.section}, {stored.path}", fontsize=10)
-    try:
-        with replacing(target) as temporary:
-            figure.savefig(temporary, dpi=120, format="png")
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot write the picture there ({error.strerror}); choose another --output") from None
+        figure = _sampler(open_sampler(run, "plot", "cpu"), RunDirectory(path))
+    write_picture(figure, target)
     return target
 
 
-def _references(problem: Any) -> dict[str, float]:
-    """Energies per site to compare with: exact where that takes seconds, and product states."""
-    lines = {name: energy / problem.num_sites for name, energy in product_baselines(problem).items()}
-    if problem.num_sites <= EXACT_SITES:
-        lines["exact"] = ground_state(problem).energy / problem.num_sites
-    return lines
+def _sampler(run: Run, directory: RunDirectory) -> Any:
+    section = run.settings.hamiltonian
+    lattice, unit = section.lattice(), section.length_unit
+    generator = generator_for(run.model.device, 0, "plot")
+    configs, _ = draw_samples(run.model, DRAWN_SAMPLES, generator, run.settings.train.memory_MiB * 2**20)
+    snapshots = configs.cpu().numpy()
+
+    figure = sheet(10, 11)
+    axes = figure.subplots(3, 2)
+    history = directory.history.read("steps")
+    if "nll" in history:
+        _draw_likelihood(axes[0], history, directory.history.read("epochs"))
+    else:
+        _draw_training(axes[0], history, section.build(), section.energy_unit)
+    drawing.draw_densities(figure, axes[1, 0], lattice, snapshots, unit)
+    drawing.draw_snapshots(axes[1, 1], lattice, snapshots)
+    axes[1, 1].set_title(f"{min(drawing.DRAWN_SNAPSHOTS, DRAWN_SAMPLES)} of {DRAWN_SAMPLES} samples; filled: excited")
+    if lattice.num_sites <= ORDER_SITES:
+        order = OrderParameters(lattice)
+        order.update(configs)
+        found = order.results()
+        drawing.draw_correlation(axes[2, 0], found, unit)
+        drawing.draw_structure_factor(figure, axes[2, 1], found, lattice, unit)
+    else:
+        for axis in axes[2]:
+            axis.text(0.5, 0.5, f"more than {ORDER_SITES} sites: see qsr observe", ha="center", transform=axis.transAxes)
+            axis.set_axis_off()
+    figure.suptitle(f"{section.describe()}\n{run.settings.model.section}, {directory.path}", fontsize=10)
+    return figure
 
 
 def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: Any, unit: str) -> None:
     energy_axis, variance_axis = axes
-    num_sites, references = problem.num_sites, _references(problem)
+    num_sites, known = problem.num_sites, references(problem)
     if "energy" in history:
         steps = history["step"]
         num_sites = history.get("sites", num_sites)  # one number a step: a curriculum has several lattices
         energy = history["energy"] / num_sites
         error = history["energy_error"] / num_sites
-        energy_axis.plot(steps, energy, lw=0.8, color="C0", label="training")
-        energy_axis.fill_between(steps, energy - error, energy + error, color="C0", alpha=0.3, lw=0)
+        energy_axis.plot(steps, energy, lw=0.8, color=COLOURS[0], label="training")
+        energy_axis.fill_between(steps, energy - error, energy + error, color=COLOURS[0], alpha=0.3, lw=0)
         # The first steps are far above everything of interest.
-        lowest = min([np.nanmin(energy), *references.values()])
-        highest = max([np.nanquantile(energy, 0.7), *references.values()])
+        lowest = min([np.nanmin(energy), *known.values()])
+        highest = max([np.nanquantile(energy, 0.7), *known.values()])
         margin = 0.15 * max(highest - lowest, 1e-3)
-        energy_axis.set_ylim(lowest - margin, highest + margin)
-        variance_axis.semilogy(steps, history["variance"] / num_sites, lw=0.8)
+        energy_axis.set_ylim(lowest - margin, highest + 2.5 * margin)  # the legend has room
+        variance_axis.plot(steps, history["variance"] / num_sites, lw=0.8, color=COLOURS[0])
+        variance_axis.set_yscale("log", nonpositive="mask")  # with sampled flips an estimate may fall below zero
     elif "kl" in history:
-        energy_axis.semilogy(history["step"], np.maximum(history["kl"], 1e-8), lw=0.8, label="KL(teacher || model)")
-        variance_axis.semilogy(history["step"], np.maximum(history["kl_variance"], 1e-12), lw=0.8)
+        energy_axis.semilogy(history["step"], np.maximum(history["kl"], 1e-8), lw=0.8, color=COLOURS[0])
+        variance_axis.semilogy(history["step"], np.maximum(history["kl_variance"], 1e-12), lw=0.8, color=COLOURS[0])
     else:
-        energy_axis.text(0.5, 0.5, "no training history", ha="center", transform=energy_axis.transAxes)
+        for axis in axes:
+            axis.text(0.5, 0.5, "no training history", ha="center", transform=axis.transAxes)
+        variance_axis.set(xticks=[], yticks=[])
     if "kl" not in history:
-        for index, (name, value) in enumerate(references.items()):
-            energy_axis.axhline(value, color=f"C{index + 1}", ls="--", lw=1, label=f"{name}: {value:.5f}")
-    energy_axis.set(xlabel="step", ylabel="KL (nat)" if "kl" in history else f"energy per site ({unit})")
+        styles = {EXACT: ("black", "-")}
+        for index, (name, value) in enumerate(known.items(), start=1):
+            colour, style = styles.get(name, (COLOURS[index], ("--", ":", "-.")[index % 3]))
+            energy_axis.axhline(value, color=colour, ls=style, lw=1.2, label=f"{name}: {value:.5f}")
+    energy_axis.set(
+        xlabel="step", ylabel="KL(teacher || model) (nat)" if "kl" in history else f"energy per site ({in_symbols(unit)})"
+    )
     if energy_axis.get_legend_handles_labels()[0]:
-        energy_axis.legend(fontsize=8)
-    variance_axis.set(xlabel="step", ylabel="variance of log p (nat^2)" if "kl" in history else f"Var E_loc / N ({unit}^2)")
+        energy_axis.legend(fontsize=8, loc="upper right")  # training comes down on the left
+    label = r"variance of $\log p$ (nat$^2$)" if "kl" in history else rf"Var $E_\mathrm{{loc}}$ / N ({_squared(unit)})"
+    variance_axis.set(xlabel="step", ylabel=label)
+
+
+def _squared(unit: str) -> str:
+    return unit if unit == "1" else "/".join(f"{part}$^2$" for part in in_symbols(unit).split("/"))
 
 
 def _draw_likelihood(axes: Any, history: dict[str, NDArray[np.float64]], epochs: dict[str, NDArray[np.float64]]) -> None:
     """-log p of snapshots, and the norm of its gradient."""
-    axes[0].plot(history["step"], history["nll"], lw=0.8, label="training")
+    axes[0].plot(history["step"], history["nll"], lw=0.8, color=COLOURS[0], label="training")
     if "validation_loss" in epochs:
-        axes[0].plot(epochs["step"], epochs["validation_loss"], lw=1.2, label="held back")
+        axes[0].plot(epochs["step"], epochs["validation_loss"], lw=1.2, color=COLOURS[1], label="held back")
     axes[0].set_ylim(top=np.nanquantile(history["nll"], 0.95))
     axes[0].set(xlabel="step", ylabel="-log p of a snapshot (nat)")
     axes[0].legend(fontsize=8)
-    axes[1].semilogy(history["step"], history["gradient_norm"], lw=0.8)
+    axes[1].semilogy(history["step"], history["gradient_norm"], lw=0.8, color=COLOURS[0])
     axes[1].set(xlabel="step", ylabel="norm of the gradient")
 
 
-def _draw_sites(figure: Any, axis: Any, lattice: Any, values: NDArray[np.float64], title: str) -> None:
-    if lattice.coordinates is None:
-        drawn = axis.imshow(values.reshape(lattice.shape), cmap="viridis", vmin=0, vmax=max(values.max(), 1e-9))
-        axis.set(xlabel="y", ylabel="x")
-        axis.locator_params(integer=True)
-    else:
-        drawn = axis.scatter(*lattice.positions.T, c=values, cmap="viridis", vmin=0)
-        axis.set(xlabel="x", ylabel="y", aspect="equal")
-    figure.colorbar(drawn, ax=axis)
-    axis.set_title(title)
-
-
-def _draw_correlations(axis: Any, lattice: Any, configs: NDArray[np.uint8], unit: str) -> None:
-    """Connected density correlation against distance, averaged over pairs at equal distance."""
-    n = configs.astype(float)
-    covariance = np.atleast_2d(np.cov(n.T, ddof=1))
-    distances, group = lattice.distance_groups()
-    pairs = group >= 0
-    mean = np.bincount(group[pairs], covariance[pairs]) / np.bincount(group[pairs])
-    axis.plot(distances, mean, "o-" if lattice.coordinates is None else "o", ms=3, lw=0.8)
-    axis.axhline(0, color="0.7", lw=0.8)
-    axis.set(xlabel=f"distance ({unit})", title="correlation <n_i n_j> - <n_i><n_j>")
-
-
-def _plot_epochs(run: RunDirectory, target: Path) -> Path:
+def _epochs(run: RunDirectory) -> Any:
     """The metrics of a model on data against epochs, training and validation side by side."""
-    from matplotlib.figure import Figure
-
     epochs = run.history.read("epochs")
     names = list(dict.fromkeys(name.partition("_")[2] for name in epochs if "_" in name))
     if not names:
         raise ConfigError(f"{run.path}: no epoch is finished yet; nothing to draw")
     columns = min(len(names), 4)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.5 * columns, 3.4 * rows), layout="constrained")
+    figure = sheet(4.5 * columns, 3.4 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     for axes, name in zip(grid, names, strict=False):
-        for part in ("training", "validation"):
+        for part, colour in (("training", COLOURS[0]), ("validation", COLOURS[1])):
             if f"{part}_{name}" in epochs:
-                axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], label=part)
+                axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], color=colour, label=part)
         axes.set_xlabel("epoch")
         axes.set_ylabel(name)
         axes.legend()
     figure.suptitle(str(run.path), fontsize=10)
-    with replacing(target) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    return target
+    return figure

@@ -21,6 +21,7 @@ from qsr.hamiltonians.base import configurations
 from qsr.hparams import ConfigError, Hparam, Hparams, nearest
 from qsr.hparams.run import sized_hamiltonian
 from qsr.hparams.types import dump_typed
+from qsr.jobs.reports import aligned
 from qsr.jobs.run import Run, Section, check_writable, path_of, refuse_on_data
 from qsr.lattice import Lattice
 from qsr.runs import read_run, replacing, restore_model
@@ -95,9 +96,7 @@ class SnapshotReport:
 
     def lines(self) -> list[str]:
         """A table of the states for the terminal, and the best accuracy."""
-        widths = {name: max(len(name), 9) for name in self.rows[0]}
-        lines = ["  ".join(f"{name:>{width}}" for name, width in widths.items())]
-        lines += ["  ".join(f"{row[name]:{width}.6g}" for name, width in widths.items()) for row in self.rows]
+        lines = aligned([list(self.rows[0]), *([f"{value:.6g}" for value in row.values()] for row in self.rows)], right=True)
         if self.best_accuracy is not None:
             lines.append(f"best possible accuracy of a label from one snapshot: {self.best_accuracy:.4f}")
         return lines

@@ -18,6 +18,7 @@ from qsr.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 ROWS_KEPT = 100  # of a CSV file before they are written
+FLUSH_SECONDS = 2  # until events are on disk, where `tensorboard` shows them; what a kill may lose
 
 
 class LoggerHparams(Hparams):
@@ -89,17 +90,29 @@ class CsvLogger:
 
 
 class TensorBoardLogger:
-    """Event files that `tensorboard --logdir` shows."""
+    """Event files that `tensorboard --logdir` shows, also while the run goes on.
+
+    A run that goes back to a checkpoint, or is resumed from one, begins another file, which takes back what earlier ones have
+    from that step on (`purge_step`).
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.writer = _package("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+        self.folder = folder
+        self.package = _package("torch.utils.tensorboard", "tensorboard")
+        self.writer: Any = None
+        self.last = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        if self.writer is None or step < self.last:
+            self.close(None)
+            self.writer = self.package.SummaryWriter(str(self.folder), purge_step=step, flush_secs=FLUSH_SECONDS)
+        self.last = step
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self, weights: Path | None) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class WandbLogger:

@@ -1,6 +1,7 @@
 """What there is to say of runs: `qsr info`, `qsr compare`, `qsr report`."""
 
 import base64
+import html
 import re
 import struct
 import subprocess
@@ -81,6 +82,18 @@ def test_compare(runs: list[qsr.Run], tmp_path: Path) -> None:
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
 
 
+def test_runs_at_other_positions_have_other_exact_energies(tmp_path: Path) -> None:
+    """The line in words, with sites and blockade radius, is the same for both."""
+    places = ([[0, 0], [1, 0], [2, 0]], [[0, 0], [1, 0], [0.5, 3**0.5 / 2]])
+    problems = [qsr.Rydberg(positions=place) for place in places]
+    assert problems[0].describe() == problems[1].describe()
+    train = {"K": 8, "steps": 1, "dir": str(tmp_path)}
+    runs = [qsr.train(problem, qsr.RNN(patch=1, Nh=4), train) for problem in problems]
+    found = qsr.compare(runs, 16)
+    assert found.exact == pytest.approx([qsr.exact(problem).energy / 3 for problem in problems], abs=1e-9)
+    assert abs(found.exact[0] - found.exact[1]) > 0.05  # type: ignore[operator]
+
+
 class Page(HTMLParser):
     """Cells and images of a page."""
 
@@ -109,6 +122,10 @@ def test_report_is_one_page_with_everything_in_it(runs: list[qsr.Run], tmp_path:
     assert qsr.report(runs[0], 800, seed=5, output=target) == target
     page = Page(target.read_text(encoding="utf-8"))
     assert page.outside == [], "nothing is fetched from anywhere"
+    assert "<p>Energies are in units of Omega. Numbers in brackets" in target.read_text(encoding="utf-8")
+    text = re.sub(r"base64,[^\"]*", "", target.read_text(encoding="utf-8"))
+    assert not re.search(r"url\(|@import|<script|<link|<iframe|https?:", text)
+    assert '<details><summary>as settings.json has them</summary><pre>{\n  "train": {' in html.unescape(text)
     result = qsr.evaluate(runs[0], 800, seed=5)
     cells = dict(zip(page.cells, page.cells[1:], strict=False))
     assert cells["energy per site"] == str(result.energy_per_site)

@@ -1,4 +1,4 @@
-"""Measured configurations from other programs' files; those in tests/data/measured were made with braket's schemas and Pulser."""
+"""Measured configurations from other programs' files; tests/data/measured: made with braket's schemas, Pulser and Bloqade."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import qsr
 from qsr.hparams import ConfigError
 from qsr.jobs import export_snapshots, import_snapshots, make_snapshots
 from qsr.jobs.exchange import lattice_order
-from qsr.jobs.foreign import read_measured, read_register
+from qsr.jobs.foreign import read_measured, site_positions
 from qsr.snapshots import read_snapshots
 
 FILES = Path(__file__).parents[1] / "data" / "measured"
@@ -27,12 +27,41 @@ def test_a_task_result_of_aquila(tmp_path: Path) -> None:
     on_grid = import_snapshots(FILES / "aquila.json", lattice="2x3").snapshots
     assert np.array_equal(on_grid.configs, found.configs) and on_grid.attributes["Ly"] == 3
     assert np.array_equal(on_grid.positions, qsr.Lattice(2, 3).positions)
-    assert np.array_equal(read_register(FILES / "ahs_program.json"), found.positions)
+    assert np.array_equal(site_positions(FILES / "ahs_program.json"), found.positions)
+
+
+def test_a_batch_of_bloqade() -> None:
+    """What bloqade-analog's emulator measured, saved with the program: the register comes along."""
+    found = import_snapshots(FILES / "bloqade_emulated.json").snapshots
+    excited = [[], [3], [0, 5], [0, 5], [0, 3]]
+    assert [np.flatnonzero(config).tolist() for config in found.configs] == excited
+    assert found.positions[4] == pytest.approx([11, 5.5 * 3**0.5], abs=1e-9)
+    with pytest.raises(ConfigError, match=r"bloqade_aquila\.json: expected counts .* or a batch of Bloqade with results"):
+        import_snapshots(FILES / "bloqade_aquila.json")
+
+
+def test_several_tasks_of_bloqade_are_not_mixed(tmp_path: Path) -> None:
+    tree = json.loads((FILES / "bloqade_emulated.json").read_text())
+    (batch,) = tree.values()
+    batch["tasks"] *= 2
+    (tmp_path / "two.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=r"two\.json: has the results of 2 tasks, expected those of one"):
+        import_snapshots(tmp_path / "two.json")
+    shots = batch["tasks"][0][1]["bloqade.analog.task.braket_simulator.BraketEmulatorTask"]["task_result_ir"]["shot_outputs"]
+    batch["tasks"], shots[0]["pre_sequence"][2], shots[1]["shot_status"] = batch["tasks"][:1], 0, "MissingPostSequence"
+    (tmp_path / "one.json").write_text(json.dumps(tree))
+    report = import_snapshots(tmp_path / "one.json")
+    assert len(report.snapshots.configs) == 3
+    assert report.dropped == {"not all atoms loaded": 1, "shot_status MissingPostSequence": 1}
+    del shots[0]["post_sequence"]
+    (tmp_path / "one.json").write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=r"one\.json: measurement 0: expected its status and its two sequences"):
+        import_snapshots(tmp_path / "one.json")
 
 
 def test_counts_and_register_of_pulser() -> None:
     """1 is the Rydberg state; Pulser's rectangles run along x first, and are put into our order."""
-    register = read_register(FILES / "pulser_register.json")
+    register = site_positions(FILES / "pulser_register.json")
     assert register[:3].tolist() == [[-5.5, -2.75], [0, -2.75], [5.5, -2.75]]
     free = import_snapshots(FILES / "pulser_counts.json", positions=FILES / "pulser_register.json").snapshots
     assert free.configs.tolist() == [[0, 1, 0, 1, 0, 1]] * 3 + [[1, 0, 0, 0, 1, 0]] * 2 + [[0] * 6]
@@ -108,7 +137,7 @@ def test_out_and_in_again(tmp_path: Path) -> None:
         ("s.txt", "\n# nothing\n", r"s\.txt: holds no configuration"),
         ("s.json", '{"0110": 1.5}', r"s\.json: expected counts such as"),
         ("s.json", "{0110", r"s\.json: not JSON"),
-        ("s.json", '{"measurements": [{"shotResult": {}}]}', r"measurement 0: expected shotMetadata\.shotStatus and shotResult"),
+        ("s.json", '{"measurements": [{"shotResult": {}}]}', r"measurement 0: expected its status and its two sequences"),
         (
             "s.json",
             '{"measurements": [{"shotMetadata": {"shotStatus": "Failure"}, "shotResult": {}}]}',
@@ -143,5 +172,5 @@ def test_refused_arrays_and_places(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             import_snapshots(tmp_path / str(words.pop("source")), **words)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"out\.nc: unknown ending '\.nc', expected \.npz or \.csv"):
-        export_snapshots(tmp_path / "good.npy", tmp_path / "out.nc")
+    with pytest.raises(ConfigError, match=r"out\.xls: unknown ending '\.xls', expected \.npz, \.csv or \.nc"):
+        export_snapshots(tmp_path / "good.npy", tmp_path / "out.xls")

@@ -1,11 +1,14 @@
 """Metrics beside history.h5, and models under Lightning's Trainer: with the real packages."""
 
 import csv
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -15,7 +18,7 @@ from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory
 from qsr.training import Model, ModelHparams
 from qsr.training.lightning import as_lightning
-from qsr.training.loggers import CsvLogger
+from qsr.training.loggers import CsvLogger, TensorBoardLogger
 
 
 class Slope(Model[ModelHparams]):
@@ -95,17 +98,68 @@ def test_a_resumed_csv_has_every_step_once(tmp_path: Path) -> None:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 41))
 
 
-def test_tensorboard(tmp_path: Path) -> None:
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    """Steps and values of a metric, as TensorBoard reads them; empty as long as there are none."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)] if name in events.Tags()["scalars"] else []
+
+
+def same_as_history(folder: Path) -> bool:
+    """Whether every step of a sampler's history is in its events, once, with its energy."""
+    history = RunDirectory(folder).history.read("steps")
+    steps, energies = zip(*scalars(folder, "energy"), strict=True)
+    return list(steps) == history["step"].tolist() and np.allclose(energies, history["energy"], rtol=1e-6)
+
+
+def test_tensorboard(tmp_path: Path) -> None:
     run = fit(tmp_path, kind="tensorboard")
     assert run.path is not None
-    events = EventAccumulator(str(run.path / "tensorboard"))
-    events.Reload()
-    found = [(event.step, event.value) for event in events.Scalars("validation/loss")]
+    found = scalars(run.path, "validation/loss")
     expected = RunDirectory(run.path).history.read("epochs")["validation_loss"]
     assert [step for step, _ in found] == [4, 8, 12, 16, 20]
     assert max(abs(value - wanted) for (_, value), wanted in zip(found, expected, strict=True)) < 1e-6
+
+
+def test_tensorboard_goes_back_with_its_run(tmp_path: Path) -> None:
+    written = TensorBoardLogger(tmp_path / "tensorboard")
+    for step, value in ((1, 1.0), (2, 2.0), (3, 3.0), (2, 4.0), (3, 5.0)):
+        written.log({"a": value}, step)
+    written.close(None)
+    assert scalars(tmp_path, "a") == [(1, 1.0), (2, 4.0), (3, 5.0)]
+
+
+def test_a_resumed_run_has_every_step_once_in_tensorboard(tmp_path: Path) -> None:
+    settings = {"L": 4, "K": 8, "steps": 40, "dir": str(tmp_path)}
+    run = qsr.train(
+        model={"type": "rnn", "Nh": 4}, train=settings, logger={"kind": "tensorboard"}, checkpoint={"every_n_steps": 10}
+    )
+    assert run.path is not None
+    shutil.rmtree(run.path / "checkpoint" / "40")
+    qsr.resume(run.path)
+    assert len(scalars(run.path, "energy")) == 40 and same_as_history(run.path)
+
+
+@pytest.mark.slow
+def test_events_are_read_while_a_run_goes_on_and_after_a_kill(tmp_path: Path) -> None:
+    words = "--train K=256 steps=400 --ptf patch=2x2 Nh=16 nhead=2 --rydberg Lx=4 Ly=4 --logger kind=tensorboard"
+    command = [sys.executable, "-m", "qsr", "train", *words.split(), "--checkpoint", "every_n_steps=20"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    path = tmp_path / "runs" / "rydberg" / "16-B=256-K=256" / "0"
+    try:
+        while len(during := scalars(path, "energy") if (path / "tensorboard").is_dir() else []) < 30:
+            assert process.poll() is None, "the run is over, and there were no events"
+            time.sleep(0.2)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    after = scalars(path, "energy")
+    assert after[: len(during)] == during and len(after) < 400
+    subprocess.run([sys.executable, "-m", "qsr", "train", "--resume", str(path)], check=True, capture_output=True, cwd=tmp_path)
+    assert len(scalars(path, "energy")) == 400 and same_as_history(path)
 
 
 def test_wandb_stays_on_this_machine(tmp_path: Path) -> None:
