@@ -147,7 +147,7 @@ def build_model(settings: RunSettings) -> Sampler:
     device = find_device(settings.train.device)
     # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
     with forked_generators(seed=derived_seed(settings.train.seed, "init")):
-        model: Sampler = settings.model.build(settings.hamiltonian.lattice())
+        model: Sampler = settings.build_sampler()
     return model.to(device, getattr(torch, settings.train.number_format))
 
 
@@ -235,7 +235,9 @@ def _run_stage(
 
 
 def log_baseline(settings: RunSettings) -> None:
-    """Log the product-state energy: a run that stays above it has learned no correlations yet."""
+    """Log the product-state energy: a run that stays above it has learned no correlations yet. Ranges have no single one."""
+    if settings.hamiltonian.ranges:
+        return
     hamiltonian = settings.hamiltonian.build()
     if isinstance(hamiltonian, IsingHamiltonian) and hamiltonian.num_sites <= BASELINE_SITES:
         energy = site_product_energy(hamiltonian).energy
