@@ -113,7 +113,7 @@ class RydbergRows:
         raise TypeError("a batch of several Hamiltonians has no energy at infinite temperature; use RydbergFamily.at")
 
 
-def checked_point(ranges: Mapping[str, Range], values: Mapping[str, float]) -> dict[str, float]:
+def checked_point(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> dict[str, float]:
     """The values of a point of the box, in the order of the ranges.
 
     Raises:
@@ -123,7 +123,9 @@ def checked_point(ranges: Mapping[str, Range], values: Mapping[str, float]) -> d
     for name, value in values.items():
         if name not in ranges:
             raise ConfigError(f"{name}={value}: is no range of this model, which is for {box}")
-        if not np.isreal(value) or float(value) not in ranges[name]:
+        if not isinstance(value, (int, float)):
+            raise ConfigError(f"{name}={value}: must be one number in the range {ranges[name]}")
+        if value not in ranges[name]:
             raise ConfigError(f"{name}={value}: outside the range {ranges[name]} that the model is for")
     for name in ranges:
         if name not in values:

@@ -13,6 +13,7 @@ from qsr.hamiltonians import ground_state
 from qsr.hparams import ConfigError
 from qsr.jobs.load import Evaluation, evaluate
 from qsr.jobs.plot import EXACT_SITES
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.run import Run, path_of, refuse_on_data
 from qsr.runs import RunDirectory, StoredRun, read_run, replacing
 
@@ -104,6 +105,7 @@ def compare(
     stored = [read_run(path_of(run)) for run in runs]
     for run in stored:
         refuse_on_data(run.settings, "compare")
+        refuse_ranges(run.settings, "compare", f"qsr load {run.path} with a point has one of its energies")
     evaluations = [evaluate(run.path, num_samples, batch_size, seed=seed, device=device) for run in stored]
     known: dict[str, float] = {}
     exact: list[float | None] = []

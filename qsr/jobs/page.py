@@ -14,6 +14,7 @@ from qsr.jobs.exact import product_baselines
 from qsr.jobs.info import info
 from qsr.jobs.load import evaluate
 from qsr.jobs.plot import EXACT_SITES, plot
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.run import Run, check_writable, path_of, refuse_on_data
 from qsr.runs import read_run, write_atomically
 
@@ -53,6 +54,7 @@ def report(
     """
     stored = read_run(path_of(run))
     refuse_on_data(stored.settings, "report")
+    refuse_ranges(stored.settings, "report", f"qsr scan {stored.path} has the whole diagram")
     target = Path(output) if output is not None else stored.path / PAGE_FILE
     check_writable(target.parent)
     facts, problem = info(stored.path), stored.settings.hamiltonian

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qsr.hamiltonians import ground_state
 from qsr.hparams import ConfigError
 from qsr.jobs.exact import product_baselines
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.run import Run, path_of
 from qsr.runs import RunDirectory, read_run, replacing, restore_model
 from qsr.runs.directory import SETTINGS_FILE, read_tree
@@ -39,6 +40,7 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     if (path / SETTINGS_FILE).is_file() and read_tree(path / SETTINGS_FILE).get("objective") == {"name": "supervised"}:
         return _plot_epochs(RunDirectory(path), target)  # needs no class of the user's own
     stored = read_run(path)
+    refuse_ranges(stored.settings, "plot", f"qsr scan {path} draws the whole diagram")
     lattice = stored.settings.hamiltonian.lattice()
     problem = stored.settings.hamiltonian.build()
     model = restore_model(stored)

@@ -15,6 +15,7 @@ from qsr.samplers.base import DEFAULT_MEMORY_BYTES, AutoregressiveSampler
 from qsr.samplers.flips import Window
 
 BASE = "base."
+FIRST_LAYER = "parameter_network.0"
 
 
 def parameter_network(num_parameters: int, width: int) -> nn.Module:
@@ -143,3 +144,24 @@ class ConditionedSampler(AutoregressiveSampler):
         scaled = (2 * context - low - high) / (high - low)
         made: Tensor = self.parameter_network(scaled.to(self.dtype))
         return made
+
+
+def rescaled_weights(weights: Mapping[str, Tensor], old: Mapping[str, Range], new: Mapping[str, Range]) -> dict[str, Tensor]:
+    """Weights of a `ConditionedSampler` over some ranges as those of the same function of the parameters over others.
+
+    What was a in [-1, 1] is r a' + o with the a' of the new ranges, which the first layer takes up.
+    """
+    pairs = [(old[name], new[name]) for name in old]
+    ratio, offset = (
+        torch.tensor(numbers, dtype=torch.float64)
+        for numbers in (
+            [(b.high - b.low) / (a.high - a.low) for a, b in pairs],
+            [2 * (b.middle - a.middle) / (a.high - a.low) for a, b in pairs],
+        )
+    )
+    weight, bias = (weights[f"{FIRST_LAYER}.{name}"] for name in ("weight", "bias"))
+    return {
+        **weights,
+        f"{FIRST_LAYER}.weight": (weight * ratio).to(weight.dtype),
+        f"{FIRST_LAYER}.bias": (bias + weight.double() @ offset).to(bias.dtype),
+    }

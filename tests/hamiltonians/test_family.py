@@ -20,7 +20,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[dict[str, float]]]] = {
         {"delta": "-1:3", "Omega": "0.5:2", "V": "5:7"},
         [{"delta": -0.7, "Omega": 0.5, "V": 6.1}, {"delta": 2.5, "Omega": 1.9, "V": 5.0}],
     ),
-    "interaction and sites": ({"V": "-2:7", "delta": [0.1, 2, 0.3, -1, 0, 1], "Omega": [1, 0.5, 0, 1, 2, 1]}, [{"V": -1.5}, {"V": 7}]),
+    "interaction and sites": (
+        {"V": "-2:7", "delta": [0.1, 2, 0.3, -1, 0, 1], "Omega": [1, 0.5, 0, 1, 2, 1]},
+        [{"V": -1.5}, {"V": 7}],
+    ),
     "units": ({**UNITS, "C6": "3e6:6e6", "delta": "0:20"}, [{"C6": 5420503, "delta": 3.0}, {"C6": 3e6, "delta": 20.0}]),
 }
 

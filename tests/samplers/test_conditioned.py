@@ -102,7 +102,9 @@ def test_a_point_shares_the_weights(name: str) -> None:
 
 def test_what_is_refused() -> None:
     sampler = build("rnn")
-    with pytest.raises(ConfigError, match=r"is for all Hamiltonians with Omega=0\.5:2 delta=-1:3: choose one, model\.at\(Omega=1"):
+    with pytest.raises(
+        ConfigError, match=r"is for all Hamiltonians with Omega=0\.5:2 delta=-1:3: choose one, model\.at\(Omega=1"
+    ):
         sampler.sample(2)
     with pytest.raises(ConfigError, match=r"delta=3\.1: outside the range -1:3"):
         sampler.at(Omega=1.0, delta=3.1)
