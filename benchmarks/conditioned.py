@@ -3,9 +3,9 @@
 Trained with natural gradients over the range, then <psi|H|psi> enumerated over all configurations, without sampling noise, at
 25 equidistant detunings (training draws new ones in every step, so that each of these is held out), against exact
 diagonalisation. The exit status is 1 if one of them is more than 2e-3 per site too high, or 2e-3 relative. Times are those of the
-processor. About 3 minutes on one core; --quick a minute, with the recipe of demos/phase_diagram.py.
+processor. About 3 minutes on one core; --quick a minute and a half, with the recipe of demos/phase_diagram.py.
 
-Beside it: the same network trained at single detunings, with --singles (a minute each), says what the range costs.
+Beside it: the same network trained at single detunings, with --singles (half a minute each), says what the range costs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +157,11 @@ def scan(
         return result
     write_atomically(target / TABLE_FILE, result.table())
     if not 1 <= len(result.varied) <= 2:
-        return Scan(found, num_samples, result.problem, result.energy_unit, (TABLE_FILE,))
+        return replace(result, written=(TABLE_FILE,))
     with replacing(target / PICTURE_FILE) as temporary:
-        draw_scan(temporary, result, f"{result.problem}\n{num_samples} samples of each point, {opened.path or 'a run'}")
-    return Scan(found, num_samples, result.problem, result.energy_unit, (TABLE_FILE, PICTURE_FILE))
+        fixed = "".join(f" at {name}={value:g}" for name, value in points[0].items() if name not in result.varied)
+        draw_scan(temporary, result, f"{result.problem}{fixed}\n{num_samples} samples of each point, {opened.path or 'a run'}")
+    return replace(result, written=(TABLE_FILE, PICTURE_FILE))
 
 
 def _points(opened: Run, grid: Mapping[str, Any]) -> list[dict[str, float]]:
