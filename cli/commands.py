@@ -20,6 +20,7 @@ from qsr.runs import read_run
 from qsr.training import Interrupted
 
 from .help import section_table, sections_overview
+from .points import PointCommand, parsed_point, point_option
 
 # Section words are not click's options: they come through as they are, in their order.
 SECTION_WORDS: dict[str, Any] = {"ignore_unknown_options": True}
@@ -102,6 +103,8 @@ def finish(run: jobs.Run) -> None:
         if jobs.predicts(run.settings):
             lines.append(f"  {load_it} --data FILE    predictions for new data")
         click.echo("\n".join([*lines, f"  qsr plot {run.path}"]))
+    elif run.settings.hamiltonian.ranges:
+        click.echo(f"done: {run.path}\n  {jobs.suggested_scan(run.settings, run.path)}    energies and order over the ranges")
     else:
         click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
 
@@ -212,7 +215,7 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
     return None
 
 
-@click.command(short_help="Samples, energy and observables of a trained model.")
+@click.command(cls=PointCommand, short_help="Samples, energy and observables of a trained model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("samples", type=int, default=4096)
 @click.argument("batch", type=int, default=256)
@@ -226,6 +229,7 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
     metavar="FILE",
     help="Predict for this file (runs of --hsm, --qembed, --graph, qsr graph).",
 )
+@point_option("Which point of a run over ranges.")
 def load(
     run: Path,
     samples: int,
@@ -235,6 +239,7 @@ def load(
     output: Path | None,
     allow_import: tuple[str, ...],
     data: Path | None,
+    point: tuple[str, ...],
 ) -> None:
     """Draw SAMPLES configurations from RUN in batches of BATCH, and average local energies and observables.
 
@@ -245,8 +250,11 @@ def load(
 
     Example: qsr load demos/RNN 4096 256
     """
+    chosen = parsed_point(point)
     with imports_allowed(allow_import):
         stored = read_run(run)
+        if chosen is not None:
+            jobs.refuse_on_data(stored.settings, "--rydberg")
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
             click.echo("\n".join([*report.lines(), f"written: {output or run}/{', '.join(report.files)}"]))
@@ -257,7 +265,9 @@ def load(
             click.echo(f"written: {output or run}/evaluation.txt")
             return
     with terminal() as bar:
-        result = jobs.evaluate(run, samples, batch, seed=seed, device=device, output=output, write=True, progress=bar)
+        result = jobs.evaluate(
+            run, samples, batch, hamiltonian=chosen, seed=seed, device=device, output=output, write=True, progress=bar
+        )
     click.echo("\n".join(result.lines()))
     click.echo(f"written: {output or run}/samples.h5, evaluation.txt")
 

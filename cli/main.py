@@ -16,6 +16,7 @@ from .commands import exact, finetune, load, plot, train, transfer
 from .graph import graph
 from .hsm import hsm
 from .observe import extrapolate, observe
+from .scan import scan
 from .snapshots import snapshots
 
 BAD_INPUT, FAILED = 2, 1
@@ -32,6 +33,7 @@ GROUPS: dict[str, list[tuple[click.Command, str]]] = {
     "Results": [
         (load, "qsr load RUN 4096 256"),
         (observe, "qsr observe RUN 4096"),
+        (scan, "qsr scan RUN --rydberg delta=0:3:31"),
         (extrapolate, "qsr extrapolate RUN RUN"),
         (info, "qsr info RUN"),
         (plot, "qsr plot RUN"),

@@ -10,9 +10,10 @@ from qsr import jobs
 from qsr.jobs.observe import DATA_FILE, PICTURE_FILE
 
 from .commands import terminal
+from .points import PointCommand, parsed_point, point_option
 
 
-@click.command(short_help="Structure factor, correlations, order, domains, entropies of a trained model.")
+@click.command(cls=PointCommand, short_help="Structure factor, correlations, order, domains, entropies of a trained model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("samples", type=int, default=4096)
 @click.argument("batch", type=int, default=256)
@@ -21,6 +22,7 @@ from .commands import terminal
 @click.option(
     "--fidelity", type=click.Path(path_type=Path), metavar="OTHER_RUN", help="|<psi|phi>|^2 with the state of OTHER_RUN."
 )
+@point_option("Which point of a run over ranges.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -31,6 +33,7 @@ def observe(
     momenta: tuple[str, ...],
     regions: tuple[str, ...],
     fidelity: Path | None,
+    point: tuple[str, ...],
     seed: int,
     device: str,
     output: Path | None,
@@ -49,6 +52,7 @@ def observe(
             momenta=momenta,
             regions=regions,
             fidelity=fidelity,
+            hamiltonian=parsed_point(point),
             seed=seed,
             device=device,
             output=output,

@@ -7,6 +7,7 @@ from qsr.hamiltonians.settings import Heisenberg as Heisenberg
 from qsr.hamiltonians.settings import Pauli as Pauli
 from qsr.hamiltonians.settings import Rydberg as Rydberg
 from qsr.hparams import ConfigError as ConfigError
+from qsr.hparams import Range as Range
 from qsr.hparams.imports import allow_import as allow_import
 from qsr.hparams.registry import resolve as _resolve
 from qsr.jobs import Evaluation as Evaluation
@@ -14,6 +15,7 @@ from qsr.jobs import ExactReport as ExactReport
 from qsr.jobs import Extrapolation as Extrapolation
 from qsr.jobs import Observation as Observation
 from qsr.jobs import Run as Run
+from qsr.jobs import Scan as Scan
 from qsr.jobs import compare as compare
 from qsr.jobs import evaluate as evaluate
 from qsr.jobs import evaluate_on_data as evaluate_on_data
@@ -27,6 +29,7 @@ from qsr.jobs import plot as plot
 from qsr.jobs import predict_table as predict_table
 from qsr.jobs import report as report
 from qsr.jobs import resume as resume
+from qsr.jobs import scan as scan
 from qsr.jobs import train as train
 from qsr.jobs import transfer as transfer
 from qsr.lattice import Lattice as Lattice

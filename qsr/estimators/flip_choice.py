@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qsr.estimators.local_energy import deviations
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, check_sampled, proposal, turned, uncovered_flips
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.samplers.base import DEFAULT_MEMORY_BYTES, AutoregressiveSampler, Sampler
@@ -95,25 +96,31 @@ def flip_costs(
     configs: Tensor,
     windows: Sequence[Window] | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    context: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> FlipCosts:
     """Measure windows (default: those that the sampler suggests) on configs (B, N), by exact flips.
+
+    Args:
+        context: (B, C) of a conditioned sampler.
+        groups: (B,) samples whose energies have a mean of their own (see `leave_one_out`): variances are those within groups.
 
     Raises:
         ConfigError: for models whose flips cannot be sampled.
     """
     model = check_sampled(sampler, hamiltonian)
     masks, coefficients = hamiltonian.connected(configs)
-    coefficients = turned(model, configs, masks, coefficients, None, memory_bytes)
+    coefficients = turned(model, configs, masks, coefficients, context, memory_bytes)
     xor = model.encode(masks.to(torch.uint8))
     start = first_changed(xor)
     rest = (model.num_tokens - 1 - start).clamp_min(0)
 
     def terms(window: Window | None) -> Tensor:
-        log_ratio = model.flip_log_ratio(configs, masks, memory_bytes=memory_bytes, window=window)[1]
+        log_ratio = model.flip_log_ratio(configs, masks, context, memory_bytes=memory_bytes, window=window)[1]
         return coefficients * (0.5 * log_ratio.double()).exp()
 
     exact = terms(None)
-    energies = hamiltonian.diagonal(configs) + exact.sum(dim=1)
+    energies = deviations(hamiltonian.diagonal(configs) + exact.sum(dim=1), groups)
     begin = start.clamp_max(model.num_tokens - 1) // -(-model.num_tokens // STRETCHES) * -(-model.num_tokens // STRETCHES)
     entries = []
     for window in model.windows() if windows is None else windows:

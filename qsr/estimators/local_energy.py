@@ -118,10 +118,23 @@ def weighted_loss(
     return loss
 
 
-def leave_one_out(local_energies: Tensor) -> Tensor:
+def leave_one_out(local_energies: Tensor, groups: Tensor | None = None) -> Tensor:
     """(E_i - mean of the others) / B for every sample of a batch (B,): the weight of grad log p_i.
 
     The baseline of a sample does not depend on it, which keeps the estimate of the gradient unbiased; it amounts to the
     factor 1/(B-1) in place of 1/B (Kool et al., "Buy 4 REINFORCE samples, get a baseline for free!", 2019).
+
+    Args:
+        groups: (B,) which of G equally large groups, 0 to G-1, each sample is in; the others are then those of its group, and
+            the factor is 1/(B-G). None: all are one group.
     """
-    return (local_energies - local_energies.mean()) / (len(local_energies) - 1)
+    count = 1 if groups is None else int(groups.max()) + 1
+    return deviations(local_energies, groups) / (len(local_energies) - count)
+
+
+def deviations(values: Tensor, groups: Tensor | None = None) -> Tensor:
+    """Values (B,) minus their mean, or that of their group (see `leave_one_out`)."""
+    if groups is None:
+        return values - values.mean()
+    sums = values.new_zeros(int(groups.max()) + 1).index_add(0, groups, values)
+    return values - (sums / torch.bincount(groups))[groups]

@@ -2,137 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import PrivateAttr, field_validator, model_validator
 
+from qsr.hamiltonians.lattice_settings import LatticeHparams as LatticeHparams
 from qsr.hamiltonians.pauli_text import read_terms
-from qsr.hparams.base import ConfigError, Hparam, Hparams
-from qsr.hparams.types import Positions, SiteValues
-from qsr.lattice import CELLS, Boundary, Kind, Lattice
+from qsr.hparams.base import ConfigError, Hparam
+from qsr.hparams.ranges import Range, RangedNumber, RangedSiteValues
+from qsr.hparams.types import Positions
+from qsr.lattice import Lattice
 
 if TYPE_CHECKING:
     from qsr.hamiltonians.base import Hamiltonian
-
-
-class LatticeHparams(Hparams):
-    """A problem on an Lx x Ly lattice."""
-
-    sizes_itself: ClassVar[bool] = False  # whether the number of sites is known without Lx and Ly
-    # Stored settings that mean nothing any more when another value of one is given (name -> those that it replaces).
-    replaces: ClassVar[dict[str, tuple[str, ...]]] = {"lattice": ("geometry",)}
-    shorthands: ClassVar[dict[str, str]] = {"lattice": "geometry"}
-
-    Lx: int | None = Hparam(None, ge=1, help="rows of the lattice, or unit cells along a1")
-    Ly: int | None = Hparam(None, ge=1, help="columns of the lattice, or unit cells along a2; 1 for a chain")
-    boundary: Boundary = Hparam("open", help="boundary condition: in both directions, or cylinder: periodic in y only")
-    geometry: Kind = Hparam("square", help="kind of lattice, lattice=kagome: Lx x Ly cells of 1 site, honeycomb 2, kagome 3")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lattice_is_geometry(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        named = {**values}
-        lattice = named.pop("lattice", None)
-        if lattice is not None:
-            if named.get("geometry", lattice) != lattice:
-                raise ConfigError(f"{cls.section}.lattice={lattice}: excludes geometry={named['geometry']}, which means the same")
-            if lattice not in get_args(Kind):
-                raise ConfigError(f"{cls.section}.lattice={lattice}: must be one of {', '.join(get_args(Kind))}")
-            named["geometry"] = lattice
-        if named.get("geometry") == "chain" and named.get("Ly") is None:
-            named["Ly"] = 1
-        return named
-
-    @model_validator(mode="after")
-    def _one_dimension(self) -> Any:
-        if self.geometry == "chain":
-            if self.Ly != 1:
-                raise ConfigError(f"{self.section}.Ly={self.Ly}: must be 1 with lattice=chain")
-            if self.boundary == "cylinder":
-                raise ConfigError(f"{self.section}.boundary=cylinder: a chain is open or periodic")
-        return self
-
-    @classmethod
-    def sites_per_cell(cls, values: Mapping[str, Any]) -> int:
-        """Sites in a unit cell of the lattice that settings, not yet checked, name."""
-        kind = values.get("lattice") or values.get("geometry")
-        return len(CELLS[kind].sites) if kind in CELLS else 1
-
-    @property
-    def is_grid(self) -> bool:
-        """Whether the sites are a rectangle, which patches can tile with blocks."""
-        return self.geometry not in CELLS
-
-    @property
-    def energy_unit(self) -> str:
-        """What energies are in units of: the parameter that sets their scale, or a unit of frequency."""
-        return "J"
-
-    @property
-    def energy_scale(self) -> float:
-        """The energy, in `energy_unit`, that learning rates and gradients are relative to."""
-        return 1.0
-
-    @property
-    def length_unit(self) -> str:
-        """What distances are in units of."""
-        return "lattice constants"
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        """(Lx, Ly).
-
-        Raises:
-            ConfigError: if a size is not set.
-        """
-        if self.Lx is None or self.Ly is None:
-            missing = "Lx" if self.Lx is None else "Ly"
-            raise ConfigError(f"{self.section}.{missing}: the size of the lattice is not set; give Lx and Ly")
-        return self.Lx, self.Ly
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of sites; N x 1 where they are no rectangle. Raises ConfigError if the size is not set."""
-        rows, columns = self.cells
-        return (rows, columns) if self.is_grid else (rows * columns * self.sites_per_cell(self), 1)
-
-    @property
-    def num_sites(self) -> int:
-        """N. Raises ConfigError if the size is not set."""
-        rows, columns = self.shape
-        return rows * columns
-
-    def lattice(self) -> Lattice:
-        """The lattice of these settings. Raises ConfigError if the size is not set."""
-        return Lattice.named(self.geometry, *self.cells, self.boundary)
-
-    def describe_size(self) -> str:
-        """'rydberg has Lx*Ly = 8*8 = 64 sites': the second half of an error about a number of sites."""
-        rows, columns = self.cells
-        if self.is_grid:
-            return f"{self.section} has Lx*Ly = {rows}*{columns} = {self.num_sites} sites"
-        sites = self.sites_per_cell(self)
-        return f"{self.section} has {sites}*Lx*Ly = {sites}*{rows}*{columns} = {self.num_sites} sites ({self.geometry})"
-
-    def describe(self) -> str:
-        """'rydberg 8x8 open: V=7.0 Omega=1.0 delta=1.0', for logs and titles. Raises ConfigError if the size is not set."""
-        numbers = [f"{name}={value}" for name, value in self.items() if isinstance(value, float)]
-        by_site = {name: getattr(self, name) for name in ("Omega", "delta") if isinstance(getattr(self, name, None), list)}
-        numbers += [f"{name}={min(values):g}..{max(values):g} by site" for name, values in by_site.items()]
-        return f"{self.section} {self._place()}: {' '.join(numbers)}"
-
-    def _place(self) -> str:
-        size = f"{'x'.join(map(str, self.cells))} {self.boundary}"
-        return size if self.is_grid else f"{self.geometry} {size}, {self.num_sites} sites"
-
-    def build(self) -> Hamiltonian:
-        """The Hamiltonian. Raises ConfigError if the size is not set."""
-        raise TypeError(f"{type(self).__name__} is an abstract section")
+    from qsr.hamiltonians.family import RydbergFamily
 
 
 class Rydberg(LatticeHparams):
@@ -141,6 +26,8 @@ class Rydberg(LatticeHparams):
     All pairs interact. Distances are in lattice constants, so V = C6/a^6 = Omega Rb^6; V, Omega and delta share one unit of
     energy (Omega, with the default Omega = 1). With `units`, distances are in micrometres and C6 takes the place of V; C6, Omega,
     delta and all energies are angular frequencies in rad/us, or frequencies in MHz: 1 MHz is 2 pi rad/us.
+
+    delta, Omega and V (C6) may be ranges, delta=0:3: one network for all Hamiltonians in them.
     """
 
     section: ClassVar[str] = "rydberg"
@@ -154,20 +41,22 @@ class Rydberg(LatticeHparams):
         None,
         help="site coordinates instead of Lx and Ly: rows of x and y, or a file: text, .npy, or .json of Pulser, Braket, Bloqade",
     )
-    V: float | None = Hparam(7.0, allow_inf_nan=False, help="interaction of two excited atoms at distance 1; not with units")
+    V: RangedNumber = Hparam(7.0, help="interaction of two excited atoms at distance 1, or a range 5:7; not with units")
     # Omega < 0 is the same physics after a rotation about z, but psi would change sign: only the stoquastic sign is taken.
-    Omega: SiteValues = Hparam(1.0, help="Rabi frequency: one number, one for each site (0.5,1,1,0.5), or a file with them")
-    delta: SiteValues = Hparam(1.0, help="detuning, likewise; positive favours the excited state")
+    Omega: RangedSiteValues = Hparam(
+        1.0, help="Rabi frequency: one number, one for each site (0.5,1,1,0.5), a file with them, or a range 0.5:2 to train over"
+    )
+    delta: RangedSiteValues = Hparam(1.0, help="detuning, likewise (0:3 is a range); positive favours the excited state")
     units: Literal["rad/us", "MHz"] | None = Hparam(
         None, help="of C6, Omega, delta and energies, with lengths in micrometres; MHz: Omega = 2 pi f, and f is given"
     )
-    C6: float | None = Hparam(None, allow_inf_nan=False, help="interaction times distance^6: rad/us um^6, or MHz um^6")
+    C6: RangedNumber = Hparam(None, help="interaction times distance^6: rad/us um^6, or MHz um^6; a number or a range")
     spacing: float | None = Hparam(None, gt=0.0, allow_inf_nan=False, help="distance of neighbours in um, with units and Lx, Ly")
 
     @field_validator("Omega")
     @classmethod
-    def _not_negative(cls, value: float | list[float]) -> float | list[float]:
-        if np.min(value) < 0:
+    def _not_negative(cls, value: float | list[float] | Range) -> float | list[float] | Range:
+        if (value.low if isinstance(value, Range) else np.min(value)) < 0:
             raise ValueError("must be at least 0")
         return value
 
@@ -225,7 +114,8 @@ class Rydberg(LatticeHparams):
 
     @property
     def energy_scale(self) -> float:
-        return 1.0 if self.units is None else float(np.max(self.Omega)) or 1.0
+        largest = self.Omega.high if isinstance(self.Omega, Range) else float(np.max(self.Omega))
+        return 1.0 if self.units is None else largest or 1.0
 
     @property
     def length_unit(self) -> str:
@@ -238,11 +128,15 @@ class Rydberg(LatticeHparams):
         return super().shape if self.positions is None else (len(self.positions), 1)
 
     @property
-    def interaction(self) -> float:
+    def interaction(self) -> float | Range:
         """V at the distance 1 of `lattice()`: a lattice constant, or a micrometre for positions in units."""
-        if self.C6 is None:
-            return self.V or 0.0
-        return self.C6 if self.spacing is None else self.C6 / self.spacing**6
+        given = self.V if self.C6 is None else self.C6
+        return given if isinstance(given, Range) else (given or 0.0) * self._per_interaction
+
+    @property
+    def _per_interaction(self) -> float:
+        """What V or C6 is multiplied with to be the interaction at the distance 1 of `lattice()`."""
+        return 1.0 if self.spacing is None else self.spacing**-6
 
     @property
     def is_grid(self) -> bool:
@@ -260,19 +154,32 @@ class Rydberg(LatticeHparams):
     def describe(self) -> str:
         """Also the blockade radius, V(Rb) = Omega (of all sites), in units of the smallest distance a; and the units."""
         parts = [super().describe()]
-        if self.interaction > 0 and isinstance(self.Omega, float) and self.Omega > 0:
+        interaction = self.interaction
+        if isinstance(interaction, float) and interaction > 0 and isinstance(self.Omega, float) and self.Omega > 0:
             distances = self.lattice().distances() if self.positions is not None else np.ones((1, 1))
             nearest = float(distances[distances > 0].min())
-            radius = (self.interaction / self.Omega) ** (1 / 6)
+            radius = (interaction / self.Omega) ** (1 / 6)
             parts += [] if self.units is None else [f"Rb={radius * (self.spacing or 1.0):.4g} um"]
             parts.append(f"Rb/a={radius / nearest:.4g}")
         return ", ".join([*parts, *([] if self.units is None else [f"energies in {self.units}"])])
 
     def build(self) -> Hamiltonian:
-        from qsr.hamiltonians.ising import RydbergHamiltonian
+        """The Hamiltonian.
 
-        Omega, delta = np.asarray(self.Omega), np.asarray(self.delta)
-        return RydbergHamiltonian(self.lattice(), V=self.interaction, Omega=Omega, delta=delta)
+        Raises:
+            ConfigError: if the size is not set, and for ranges, which are many Hamiltonians (`family`).
+        """
+        for name, found in self.ranges.items():
+            raise ConfigError(f"rydberg.{name}={found}: is a range; one number is needed here, such as {name}={found.middle:g}")
+        return self.family().at()
+
+    def family(self) -> RydbergFamily:
+        """The Hamiltonians of all values in the ranges. Raises ConfigError if the size is not set."""
+        from qsr.hamiltonians.family import RydbergFamily
+
+        interaction = "V" if self.C6 is None else "C6"
+        values = {name: value for name, value in self.items() if name in (interaction, "Omega", "delta")}
+        return RydbergFamily(self.lattice(), values, self._per_interaction)
 
 
 class TFIM(LatticeHparams):

@@ -7,11 +7,13 @@ from qsr.hparams.base import MissingKeyError as MissingKeyError
 from qsr.hparams.base import nearest as nearest
 from qsr.hparams.base import type_name as type_name
 from qsr.hparams.blueprint import blueprint as blueprint
+from qsr.hparams.grammar import parse_grid as parse_grid
 from qsr.hparams.grammar import parse_scan as parse_scan
 from qsr.hparams.grammar import parse_sections as parse_sections
 from qsr.hparams.imports import allow_import as allow_import
 from qsr.hparams.imports import imports_allowed as imports_allowed
 from qsr.hparams.presets import PRESETS as PRESETS
+from qsr.hparams.ranges import Range as Range
 from qsr.hparams.registry import Section as Section
 from qsr.hparams.registry import find_section as find_section
 from qsr.hparams.registry import hparams_class as hparams_class

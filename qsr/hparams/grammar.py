@@ -121,6 +121,38 @@ def parse_scan(arguments: Sequence[str]) -> list[dict[str, Any]]:
     return [{"type": name, **dict(zip(words, chosen, strict=True))} for chosen in itertools.product(*choices)]
 
 
+def parse_grid(arguments: Sequence[str]) -> dict[str, Any]:
+    """The problem and grid of `--rydberg delta=0:3:31 V=6`: `{"type": "rydberg", "delta": [0.0, 0.1, ...], "V": [6.0]}`.
+
+    A number, or first:last:count with equal steps and both ends.
+
+    Raises:
+        ConfigError: see `split_sections`; also for other sections than one problem, and for what is no number and no grid.
+    """
+    written = split_sections(arguments)
+    if len(written) != 1 or find_section(written[0][0]).role != "hamiltonian":
+        raise ConfigError(f"expected one problem section such as --rydberg delta=0:3:31, found {' '.join(arguments) or 'none'}")
+    name, words = written[0]
+    return {"type": name, **{word: _grid(hparams_class(name), word, text) for word, text in words.items()}}
+
+
+def _grid(schema: type[Hparams], name: str, text: str) -> list[float]:
+    if name not in schema.known_names():
+        raise ConfigError(schema.unknown_name(name))
+    try:
+        numbers = [Decimal(part) for part in text.split(":")]  # 0:3:31 has 0.3 in it, not 0.30000000000000004
+        if len(numbers) == 1 and numbers[0].is_finite():
+            return [float(numbers[0])]
+        first, last, wanted = numbers
+        count = int(wanted)
+        if count != wanted or count < 2 or not first < last:
+            raise ValueError(text)
+        return [float(first + (last - first) * index / (count - 1)) for index in range(count)]
+    except (ValueError, ArithmeticError):
+        expected = "a number, or first:last:count such as 0:3:31, with a whole number of at least 2 points"
+        raise ConfigError(f"{schema.label(name)}={text}: expected {expected}") from None
+
+
 def _values(schema: type[Hparams], name: str, text: str) -> list[Any]:
     """What a setting of a scan may be."""
     field = schema.model_fields.get(name)

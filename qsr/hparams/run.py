@@ -95,11 +95,34 @@ class RunSettings:
         if self.train.L != self.hamiltonian.num_sites:
             raise ConfigError(f"train.L={self.train.L}: {self.hamiltonian.describe_size()}")
         num_patches = self.model.check_lattice(self.hamiltonian.shape)
+        self._check_ranges()
         self._check_curriculum()
         if self.train.NLOOPS is not None and self.train.NLOOPS > num_patches:
             raise ConfigError(
                 f"train.NLOOPS={self.train.NLOOPS}: must be at most {num_patches}, the number of patches in the sequence"
             )
+
+    def _check_ranges(self) -> None:
+        """Ranges are for energies, and their points share the samples of a minibatch."""
+        ranges = self.hamiltonian.ranges
+        if not ranges:
+            if self.train.points is not None:
+                raise ConfigError(f"train.points={self.train.points}: is for a range, such as --rydberg delta=0:3")
+            return
+        name, found = next(iter(ranges.items()))
+        where = f"{self.hamiltonian.section}.{name}={found}"
+        if self.data is not None or self.objective.name != "energy":
+            raise ConfigError(f"{where}: a range is trained by energies, and samples are those of one state; give one number")
+        points = self.train.points_per_minibatch
+        if self.train.K % points or self.train.K < 2 * points:
+            raise ConfigError(
+                f"train.K={self.train.K}: must be a multiple of train.points={points}, at least twice as large: {where} has so "
+                "many points in a minibatch, each with its own samples"
+            )
+
+    def build_sampler(self) -> Any:
+        """The model with torch's initial weights (from its global generator): of one state, or of all in the ranges."""
+        return self.model.build_for(self.hamiltonian)
 
     def _check_curriculum(self) -> None:
         """Every stage must be a lattice for the model, and the last one that of the Hamiltonian."""

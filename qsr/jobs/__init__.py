@@ -24,11 +24,15 @@ from qsr.jobs.observe import Observation as Observation
 from qsr.jobs.observe import observe as observe
 from qsr.jobs.page import report as report
 from qsr.jobs.plot import plot as plot
+from qsr.jobs.points import suggested_scan as suggested_scan
 from qsr.jobs.predict import predict_table as predict_table
 from qsr.jobs.predict import predicts as predicts
 from qsr.jobs.rows import PredictionReport as PredictionReport
 from qsr.jobs.run import Run as Run
 from qsr.jobs.run import refuse_on_data as refuse_on_data
+from qsr.jobs.scan import Scan as Scan
+from qsr.jobs.scan import ScanPoint as ScanPoint
+from qsr.jobs.scan import scan as scan
 from qsr.jobs.snapshots import SnapshotReport as SnapshotReport
 from qsr.jobs.snapshots import make_snapshots as make_snapshots
 from qsr.jobs.train import resume as resume

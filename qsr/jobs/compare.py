@@ -13,8 +13,9 @@ from qsr.hparams.types import dump_typed
 from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
 from qsr.jobs.exact import EXACT, references
 from qsr.jobs.load import Evaluation, evaluate
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.reports import aligned
-from qsr.jobs.run import Run, open_sampler, path_of
+from qsr.jobs.run import Run, open_any_sampler, path_of
 from qsr.runs import RunDirectory
 
 PICTURE_FILE = "compare.png"
@@ -119,7 +120,9 @@ def compare(
         check_picture(output)
     for run in runs:
         path_of(run)  # the picture needs their histories
-    opened = [open_sampler(run, "compare", device) for run in runs]
+    opened = [open_any_sampler(run, "compare", device) for run in runs]
+    for run in opened:
+        refuse_ranges(run.settings, "compare", f"qsr load {run.path} with a point has one of its energies")
     evaluations = [evaluate(run, num_samples, batch_size, seed=seed) for run in opened]
     problems = [run.settings.hamiltonian for run in opened]
     distinct = {repr(dump_typed(problem)): problem for problem in problems}  # their lines in words may leave positions out

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qsr.hparams import ConfigError
+from torch import Tensor
+
+from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of, refuse_on_data
 from qsr.jobs.train import start
-from qsr.runs import fit_weights, read_run
+from qsr.runs import StoredRun, fit_weights, read_run
+from qsr.samplers.conditioned import rescaled_weights
 
 
 def finetune(
@@ -23,8 +26,8 @@ def finetune(
 ) -> Run:
     """Train the weights of a run further, in a new run directory; what is not given stays as stored.
 
-    The same weights serve a lattice of any size that the patches tile; learned positions are interpolated. The seed moves on
-    by one unless it is given.
+    The same weights serve a lattice of any size that the patches tile; learned positions are interpolated. A run over ranges goes
+    on over ranges of the same parameters, the same or others. The seed moves on by one unless it is given.
 
     Args:
         run: a run directory of qsr or of NN-QSR.
@@ -56,5 +59,22 @@ def finetune(
             f" and the stored run {stored.settings.hamiltonian.num_sites}"
         )
     model = build_model(at_stage(settings, settings.train.stages()[0]))
-    fit_weights(model, model.resized_weights(stored.weights), path)
+    weights = _over_new_ranges(stored, settings)
+    fit_weights(model, model.resized_weights(weights), path)
     return start(settings, model, progress)
+
+
+def _over_new_ranges(stored: StoredRun, settings: RunSettings) -> dict[str, Tensor]:
+    """The stored weights, for the ranges of other settings.
+
+    Raises:
+        ConfigError: for ranges of other parameters than those that the network reads.
+    """
+    old, new = stored.settings.hamiltonian.ranges, settings.hamiltonian.ranges
+    if list(old) != list(new):
+        read, wanted = (", ".join(ranges) or "no parameters" for ranges in (old, new))
+        raise ConfigError(
+            f"finetune: the network of this run reads {read}, and the new settings have ranges of {wanted}; give "
+            + (f"ranges of {read}" if old else "single numbers")
+        )
+    return rescaled_weights(stored.weights, old, new) if old != new else stored.weights

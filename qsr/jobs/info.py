@@ -10,6 +10,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from qsr.estimators import Estimate
+from qsr.jobs.points import suggested_scan
 from qsr.jobs.run import Run, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run
 from qsr.runs.directory import LOCK_FILE, SETTINGS_FILE, WEIGHTS_FILE, read_tree
@@ -88,8 +89,15 @@ def info(run: str | Path | Run) -> RunInfo:
         last=_last_metrics(history) if settings.on_data else _last_energy(history, settings.hamiltonian.num_sites),
         versions=_versions(stored.path),
         size=sum(file.stat().st_size for file in stored.path.rglob("*") if file.is_file()),
-        following=[*resume, f"qsr load {stored.path}", f"qsr plot {stored.path}"],
+        following=[*resume, *_looks(stored)],
     )
+
+
+def _looks(stored: StoredRun) -> list[str]:
+    """Commands that show what the run has found."""
+    if stored.settings.hamiltonian is not None and stored.settings.hamiltonian.ranges:
+        return [suggested_scan(stored.settings, stored.path)]
+    return [f"qsr load {stored.path}", f"qsr plot {stored.path}"]
 
 
 def _model(stored: StoredRun) -> str:

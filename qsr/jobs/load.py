@@ -15,7 +15,7 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, batches, open_sampler, results_folder
+from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder
 from qsr.runs import replacing, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
@@ -79,6 +79,7 @@ def evaluate(
     num_samples: int = 4096,
     batch_size: int = 256,
     *,
+    hamiltonian: Section = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -92,6 +93,7 @@ def evaluate(
     Args:
         run: a run directory of qsr or of NN-QSR, or the result of a training job.
         num_samples: S, in batches of at most `batch_size`.
+        hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
         seed: of the draws, independent of those of training.
         device: auto, cpu, cuda or cuda:N, wherever the run was trained; the model of a `Run` stays where it is.
         output: directory for `evaluation.txt` and `samples.h5`; default the run's own.
@@ -99,11 +101,11 @@ def evaluate(
         progress: show a tqdm bar on stderr.
 
     Raises:
-        ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, and for
-            whatever `load_model` refuses.
+        ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, for a run over
+            ranges without a point in them, and for whatever `load_model` refuses.
     """
     starts = batches(num_samples, batch_size)
-    opened = open_sampler(run, "evaluate", device)
+    opened = open_sampler(run, "evaluate", device, hamiltonian)
     settings, model = opened.settings, opened.model
     target = results_folder(opened, output) if write else None
 

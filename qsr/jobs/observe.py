@@ -18,7 +18,7 @@ from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_terms
 from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
-from qsr.jobs.run import Run, batches, open_sampler, results_folder
+from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder
 from qsr.lattice import Lattice
 from qsr.runs import replacing
 from qsr.samplers.base import Sampler, draw_samples
@@ -84,6 +84,7 @@ def observe(
     momenta: Sequence[str | tuple[float, float]] = (),
     regions: Sequence[str] = (),
     fidelity: str | Path | Run | None = None,
+    hamiltonian: Section = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -101,6 +102,7 @@ def observe(
         regions: whose second Renyi entropy is wanted: 'rows:2', 'columns:1', 'sites:0,1,5'. Pairs of samples of one batch are
             swapped, S/2 in all.
         fidelity: another run on the same lattice, of which as many samples are drawn.
+        hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
         seed: of the draws, independent of those of training and of `evaluate`.
         device: auto, cpu, cuda or cuda:N, for runs that are read.
         output: directory for `observables.h5` and `observables.png`; default the run's own.
@@ -114,7 +116,7 @@ def observe(
     starts = batches(num_samples, batch_size)
     if regions and (batch_size < 2 or num_samples < 4):
         raise ConfigError(f"SAMPLES={num_samples} BATCH={batch_size}: an entropy needs at least 4 samples and 2 per batch")
-    opened = open_sampler(run, "observe", device)
+    opened = open_sampler(run, "observe", device, hamiltonian)
     settings, model = opened.settings, opened.model
     lattice = settings.hamiltonian.lattice()
     named = _named_momenta(lattice, momenta)

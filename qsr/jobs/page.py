@@ -13,7 +13,8 @@ from qsr.jobs.exact import references
 from qsr.jobs.info import info
 from qsr.jobs.load import evaluate
 from qsr.jobs.plot import plot
-from qsr.jobs.run import Run, check_writable, open_sampler, path_of
+from qsr.jobs.points import refuse_ranges
+from qsr.jobs.run import Run, check_writable, open_any_sampler, path_of
 from qsr.runs import write_atomically
 
 PAGE_FILE = "report.html"
@@ -51,7 +52,8 @@ def report(
     Raises:
         ConfigError: for the run of a model on data, for a place that cannot be written, and as `qsr.evaluate`.
     """
-    opened = open_sampler(run, "report", device)
+    opened = open_any_sampler(run, "report", device)
+    refuse_ranges(opened.settings, "report", f"qsr scan {opened.path} has the whole diagram")
     path, section = path_of(opened), opened.settings.hamiltonian
     target = Path(output) if output is not None else path / PAGE_FILE
     check_writable(target.parent)

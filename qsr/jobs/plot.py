@@ -13,7 +13,8 @@ from qsr.hparams import ConfigError
 from qsr.jobs import drawing
 from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
 from qsr.jobs.exact import EXACT, references
-from qsr.jobs.run import Run, open_sampler, path_of
+from qsr.jobs.points import suggested_scan
+from qsr.jobs.run import Run, open_any_sampler, path_of
 from qsr.runs import RunDirectory, read_run
 from qsr.runs.directory import SETTINGS_FILE, read_tree
 from qsr.samplers.base import draw_samples
@@ -29,7 +30,8 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
 
     Of a sampler: energies of training beside the best product states and, up to 16 sites, the exact energy; variances; and of
     fresh samples the densities where the sites are, the first snapshots, connected correlations and structure factor (these up
-    to 1024 sites). Of a model on data: its metrics against epochs.
+    to 1024 sites). Of a sampler over ranges: mean energies of training and their variance. Of a model on data: its metrics
+    against epochs.
 
     Raises:
         ConfigError: for a directory that is not a run, or an output that cannot be written.
@@ -42,7 +44,8 @@ def plot(run: str | Path | Run, output: str | Path | None = None) -> Path:
     if (path / SETTINGS_FILE).is_file() and read_tree(path / SETTINGS_FILE).get("objective") == {"name": "supervised"}:
         figure = _epochs(RunDirectory(path))  # needs no class of the user's own
     else:
-        figure = _sampler(open_sampler(run, "plot", "cpu"), RunDirectory(path))
+        opened = open_any_sampler(run, "plot", "cpu")
+        figure = (_ranges if opened.settings.hamiltonian.ranges else _sampler)(opened, RunDirectory(path))
     write_picture(figure, target)
     return target
 
@@ -60,7 +63,7 @@ def _sampler(run: Run, directory: RunDirectory) -> Any:
     if "nll" in history:
         _draw_likelihood(axes[0], history, directory.history.read("epochs"))
     else:
-        _draw_training(axes[0], history, section.build(), section.energy_unit)
+        _draw_training(axes[0], history, section.num_sites, references(section.build()), section.energy_unit)
     drawing.draw_densities(figure, axes[1, 0], lattice, snapshots, unit)
     drawing.draw_snapshots(axes[1, 1], lattice, snapshots)
     axes[1, 1].set_title(f"{min(drawing.DRAWN_SNAPSHOTS, DRAWN_SAMPLES)} of {DRAWN_SAMPLES} samples; filled: excited")
@@ -78,14 +81,24 @@ def _sampler(run: Run, directory: RunDirectory) -> Any:
     return figure
 
 
-def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: Any, unit: str) -> None:
+def _ranges(run: Run, directory: RunDirectory) -> Any:
+    section = run.settings.hamiltonian
+    figure = sheet(10, 4)
+    _draw_training(figure.subplots(1, 2), directory.history.read("steps"), section.num_sites, {}, section.energy_unit)
+    scanned = suggested_scan(run.settings, directory.path)
+    figure.suptitle(f"{section.describe()}: mean over the ranges\n{scanned} draws the diagram", fontsize=10)
+    return figure
+
+
+def _draw_training(
+    axes: Any, history: dict[str, NDArray[np.float64]], num_sites: int, known: dict[str, float], unit: str
+) -> None:
     energy_axis, variance_axis = axes
-    num_sites, known = problem.num_sites, references(problem)
     if "energy" in history:
         steps = history["step"]
-        num_sites = history.get("sites", num_sites)  # one number a step: a curriculum has several lattices
-        energy = history["energy"] / num_sites
-        error = history["energy_error"] / num_sites
+        sites = history.get("sites", num_sites)  # one number a step: a curriculum has several lattices
+        energy = history["energy"] / sites
+        error = history["energy_error"] / sites
         energy_axis.plot(steps, energy, lw=0.8, color=COLOURS[0], label="training")
         energy_axis.fill_between(steps, energy - error, energy + error, color=COLOURS[0], alpha=0.3, lw=0)
         # The first steps are far above everything of interest.
@@ -93,7 +106,7 @@ def _draw_training(axes: Any, history: dict[str, NDArray[np.float64]], problem: 
         highest = max([np.nanquantile(energy, 0.7), *known.values()])
         margin = 0.15 * max(highest - lowest, 1e-3)
         energy_axis.set_ylim(lowest - margin, highest + 2.5 * margin)  # the legend has room
-        variance_axis.plot(steps, history["variance"] / num_sites, lw=0.8, color=COLOURS[0])
+        variance_axis.plot(steps, history["variance"] / sites, lw=0.8, color=COLOURS[0])
         variance_axis.set_yscale("log", nonpositive="mask")  # with sampled flips an estimate may fall below zero
     elif "kl" in history:
         energy_axis.semilogy(history["step"], np.maximum(history["kl"], 1e-8), lw=0.8, color=COLOURS[0])

@@ -14,6 +14,7 @@ import torch
 from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
+from qsr.jobs.points import at_point
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.samplers import Sampler
 from qsr.training import (
@@ -76,13 +77,22 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
         raise ConfigError(f"{command}: this is a run of a model on data ({settings.model.label_of_runs}); a sampler is needed")
 
 
-def open_sampler(run: str | Path | Run, command: str, device: str = "auto") -> Run:
+def open_sampler(run: str | Path | Run, command: str, device: str = "auto", hamiltonian: Section = None) -> Run:
     """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
+
+    Args:
+        hamiltonian: which one, for a run over ranges; see `at_point`.
 
     Raises:
         ConfigError: for the run of a model on data, for a device that this machine does not have, and for whatever
-            `load_model` refuses.
+            `load_model` and `at_point` refuse.
     """
+    opened = open_any_sampler(run, command, device)
+    return Run(opened.path, *at_point(opened.settings, opened.model, hamiltonian, command))
+
+
+def open_any_sampler(run: str | Path | Run, command: str, device: str = "auto") -> Run:
+    """As `open_sampler`; a run over ranges comes as it is, with a sampler of all states."""
     if isinstance(run, Run):
         refuse_on_data(run.settings, command)
         return run
@@ -147,7 +157,7 @@ def build_model(settings: RunSettings) -> Sampler:
     device = find_device(settings.train.device)
     # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
     with forked_generators(seed=derived_seed(settings.train.seed, "init")):
-        model: Sampler = settings.model.build(settings.hamiltonian.lattice())
+        model: Sampler = settings.build_sampler()
     return model.to(device, getattr(torch, settings.train.number_format))
 
 
@@ -235,7 +245,9 @@ def _run_stage(
 
 
 def log_baseline(settings: RunSettings) -> None:
-    """Log the product-state energy: a run that stays above it has learned no correlations yet."""
+    """Log the product-state energy: a run that stays above it has learned no correlations yet. Ranges have no single one."""
+    if settings.hamiltonian.ranges:
+        return
     hamiltonian = settings.hamiltonian.build()
     if isinstance(hamiltonian, IsingHamiltonian) and hamiltonian.num_sites <= BASELINE_SITES:
         energy = site_product_energy(hamiltonian).energy

@@ -21,6 +21,7 @@ from qsr.hamiltonians.base import configurations
 from qsr.hparams import ConfigError, Hparam, Hparams, nearest
 from qsr.hparams.run import sized_hamiltonian
 from qsr.hparams.types import dump_typed
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.reports import aligned
 from qsr.jobs.run import Run, Section, check_writable, path_of, refuse_on_data
 from qsr.lattice import Lattice
@@ -208,6 +209,7 @@ def _of_run(run: str | Path | Run, shots: Shots, number: int, device: str, memor
         stored = read_run(path_of(run))
         refuse_on_data(stored.settings, "snapshots")
         settings, model = stored.settings, restore_model(stored, find_device(device, "device"))
+    refuse_ranges(settings, "snapshots make", "qsr load RUN with a point writes samples of it")
     generator = generator_for(model.device, shots.seed, "snapshots", number)
     configs, _ = draw_samples(model, shots.shots, generator, memory_bytes)
     means = {name: values.mean(dim=0) for name, values in sample_observables(configs, settings.hamiltonian.lattice()).items()}

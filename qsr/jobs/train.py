@@ -13,7 +13,7 @@ from qsr.jobs.likelihood import resume_on_snapshots, start_on_snapshots
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
-from qsr.training import Callback, Objective, Stage, TeacherLikelihood, VariationalEnergy, update_rule
+from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 from qsr.training.logs import logged
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
@@ -92,8 +92,8 @@ def train(
 def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
     """Run variational Monte Carlo on a model with its first weights, in a new directory."""
     final = settings.train.stages()[-1]
-    check_sign(model, settings.hamiltonian.build())  # all of these may refuse their arguments: before there is a directory
-    variational_energy(settings, final)
+    objective = variational_energy(settings, final)  # all of these may refuse their arguments: before there is a directory
+    check_sign(model, objective.hamiltonian)
     update_rule(model, settings, final)
     directory = RunDirectory.claim(settings)
     if directory is None:
@@ -105,10 +105,12 @@ def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequ
         return run_training(settings, model, variational_energy, directory, progress, callbacks=callbacks)
 
 
-def variational_energy(settings: RunSettings, stage: Stage) -> Objective:
-    """The objective of a stage, whose lattice the settings have."""
+def variational_energy(settings: RunSettings, stage: Stage) -> VariationalEnergy:
+    """The objective of a stage, whose lattice the settings have: the energy, or its mean over ranges."""
     most_noise = None if settings.optimizer.natural_gradient() is None else MOST_NOISE
     problem = settings.hamiltonian
+    if problem.ranges:
+        return FamilyEnergy(problem.family(), settings.train, stage, most_noise, problem.energy_scale)
     return VariationalEnergy(problem.build(), settings.train, stage, most_noise, problem.energy_scale)
 
 

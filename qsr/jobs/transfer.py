@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.jobs.points import refuse_ranges
 from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, refuse_energy_settings, refuse_on_data, run_training
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
@@ -37,6 +38,7 @@ def transfer(
     """
     stored = read_run(path_of(run))
     refuse_on_data(stored.settings, "transfer")
+    refuse_ranges(stored.settings, "transfer", "a transfer keeps the teacher's Hamiltonian")
     given = given_sections(
         model=model,
         train=train,

@@ -47,12 +47,12 @@ def networks_in(dtype: torch.dtype | None, *samplers: Sampler) -> Iterator[None]
 
 
 def draw_samples(
-    sampler: Sampler, num_samples: int, generator: torch.Generator | None, memory_bytes: int
+    sampler: Sampler, num_samples: int, generator: torch.Generator | None, memory_bytes: int, context: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`sampler.sample` within a memory, where the sampler knows how."""
     if isinstance(sampler, AutoregressiveSampler):
-        return sampler.sample(num_samples, generator, memory_bytes=memory_bytes)
-    return sampler.sample(num_samples, generator)
+        return sampler.sample(num_samples, generator, context, memory_bytes)
+    return sampler.sample(num_samples, generator, context)
 
 
 class Sampler(nn.Module):

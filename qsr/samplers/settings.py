@@ -109,6 +109,24 @@ class SamplerHparams(Hparams):
         """
         raise TypeError(f"{type(self).__name__} is an abstract section")
 
+    def build_for(self, problem: Any) -> AutoregressiveSampler:
+        """The sampler for a problem: of one Hamiltonian, or of all in its ranges (see `ConditionedSampler`).
+
+        Args:
+            problem: settings of a Hamiltonian.
+
+        Raises:
+            ConfigError: see `check_lattice`.
+        """
+        if not problem.ranges:
+            return self.build(problem.lattice())
+        from qsr.samplers.conditioned import ConditionedSampler, parameter_network
+
+        width = self["Nh"]  # the only width of a context that every sampler takes
+        return ConditionedSampler(
+            self.build(problem.lattice(), context_size=width), parameter_network(len(problem.ranges), width), problem.ranges
+        )
+
     def _with_phase(self, sampler: AutoregressiveSampler, context_size: int | None) -> AutoregressiveSampler:
         """The sampler with the phase of these settings; its weights are drawn last, so that those of p stay as they are."""
         if self.phase:

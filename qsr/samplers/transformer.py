@@ -343,11 +343,16 @@ class CausalTransformer(nn.Module):
         return self.context(context).relu().view(-1, self.num_patches, self.width)
 
     def resized_weights(self, weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-        """Weights of this transformer on another grid, with positions interpolated; `prefix` is that of its names."""
+        """Weights of this transformer on another grid, with what positions have interpolated; `prefix` is that of its names."""
         name = f"{prefix}positions.learned"
         resized = dict(weights)
         if self.positions.learned is not None and name in resized:
-            resized[name] = resize_positions(resized[name], tuple(self.positions.learned.shape[:-1]))
+            old, new = tuple(weights[name].shape[:-1]), tuple(self.positions.learned.shape[:-1])
+            resized[name] = resize_positions(weights[name], new)
+            for part in ("weight", "bias") if self.context is not None else ():  # a context has a vector for each position, too
+                stored = weights[f"{prefix}context.{part}"]
+                moved = resize_positions(stored.reshape(*old, -1), new)
+                resized[f"{prefix}context.{part}"] = moved.reshape(-1, *stored.shape[1:])
         return resized
 
     def memory(self) -> TransformerMemory:

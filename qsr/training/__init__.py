@@ -11,6 +11,7 @@ from qsr.training.default_early_stopping import DefaultEarlyStopping as DefaultE
 from qsr.training.evaluators import Evaluator as Evaluator
 from qsr.training.evaluators import Tester as Tester
 from qsr.training.evaluators import Validator as Validator
+from qsr.training.family_energy import FamilyEnergy as FamilyEnergy
 from qsr.training.likelihood import SnapshotLikelihood as SnapshotLikelihood
 from qsr.training.loggers import LoggerHparams as LoggerHparams
 from qsr.training.loggers import MetricLogger as MetricLogger

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qsr.estimators.flip_choice import flip_costs
-from qsr.estimators.local_energy import differentiable_local_energy, leave_one_out, local_energy, weighted_loss
+from qsr.estimators.local_energy import deviations, differentiable_local_energy, leave_one_out, local_energy, weighted_loss
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, can_sample, sampled_local_energy
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.hparams import ConfigError
@@ -47,6 +47,24 @@ def room_for_graph(model: Sampler, rows: int, memory_bytes: int) -> None:
         make_room(rows * model.gradient_bytes(), memory_bytes)
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Which state each sample is of, where a sampler has several.
+
+    Attributes:
+        points: (G, C) contexts of the sampler, one for each group of samples.
+        groups: (K,) number of each sample's group; all groups are equally large.
+    """
+
+    points: Tensor
+    groups: Tensor
+
+    @property
+    def context(self) -> Tensor:
+        """(K, C) of the samples."""
+        return self.points[self.groups]
+
+
 @dataclass
 class EnergyBatch:
     """Samples of a minibatch, equal ones joined: U <= K distinct configurations (U, N) and the sums over their copies.
@@ -57,10 +75,13 @@ class EnergyBatch:
 
     key: BatchKey
     configs: Tensor
-    terms: Tensor  # (U,) sum of (E_i - mean of the others) / (B scale)
+    terms: Tensor  # (U,) sum of (E_i - mean of the others of its group) / (B scale)
     weights: Tensor  # (U,) count / B
     num_samples: int  # B, of all minibatches of the step
     log_prob: Tensor | None = None
+    num_groups: int = 1  # of the step; the mean of its group is the baseline of a sample
+    context: Tensor | None = None  # (U, C), of a sampler with several states
+    groups: Tensor | None = None  # (U,) among those of the step
 
 
 @dataclass
@@ -70,6 +91,7 @@ class _Draw:
     energies: Tensor  # (K,)
     log_prob: Tensor | None
     sampling_variance: Tensor | None  # (U,) of the energies of `configs`, from drawing flips; None for exact flips
+    conditions: Conditions | None = None  # of `configs`
 
 
 class VariationalEnergy:
@@ -118,22 +140,34 @@ class VariationalEnergy:
         self._choose_flips(model, keys[0])
         drawn = [self._draw(model, key) for key in keys]
         energies = torch.cat([draw.energies for draw in drawn])
-        all_terms = leave_one_out(energies / self.scale).split([len(draw.energies) for draw in drawn])
+        # Groups are numbered through all minibatches; without conditions all samples of the step are one.
+        named = [(draw, draw.conditions) for draw in drawn if draw.conditions is not None]
+        numbers = [found.groups + index * len(found.points) for index, (_, found) in enumerate(named)]
+        groups = torch.cat([own[draw.inverse] for own, (draw, _) in zip(numbers, named, strict=True)]) if named else None
+        count = sum(len(found.points) for _, found in named) or 1
+        all_terms = leave_one_out(energies / self.scale, groups).split([len(draw.energies) for draw in drawn])
         batches = []
-        per_row = 1 if not self.settings.true_grad else 1 + self.hamiltonian.connected(drawn[0].configs[:1])[1].shape[1]
+        per_row = 1
+        if self.settings.true_grad:
+            first = drawn[0].conditions
+            problem = self._problem(None if first is None else first.context[:1])
+            per_row += problem.connected(drawn[0].configs[:1])[1].shape[1]
         rows = graph_rows(model, self._memory // per_row)
         all_weights = [torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies) for draw in drawn]
-        for key, draw, terms, weights in zip(keys, drawn, all_terms, all_weights, strict=True):
+        for index, (key, draw, terms, weights) in enumerate(zip(keys, drawn, all_terms, all_weights, strict=True)):
             summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
-            columns = draw.configs, summed, weights
-            if draw.log_prob is not None:
-                batches.append(EnergyBatch(key, *columns, len(energies), draw.log_prob))
-                continue
-            for configs, own, shares in zip(*(column.split(rows) for column in columns), strict=True):
-                batches.append(EnergyBatch(key, configs, own, shares, len(energies)))
+            size = len(draw.configs) if draw.log_prob is not None else rows
+            for start in range(0, len(draw.configs), size):
+                part = slice(start, start + size)
+                batch = EnergyBatch(key, draw.configs[part], summed[part], weights[part], len(energies), draw.log_prob, count)
+                if draw.conditions is not None:
+                    batch.context, batch.groups = draw.conditions.context[part], numbers[index][part]
+                batches.append(batch)
         # |E - mean|^2 also for complex local energies; real ones stay what they are. The mean is real, and so is its error.
-        variance = (energies - energies.mean()).abs().square().sum().item() / (len(energies) - 1)
-        error = (energies.real.var().item() if energies.is_complex() else variance) / len(energies)
+        # With groups it is the mean over their states: that these differ is no noise of it.
+        deviation, freedom = deviations(energies, groups), len(energies) - count
+        variance = deviation.abs().square().sum().item() / freedom
+        error = (deviation.real.square().sum().item() / freedom if energies.is_complex() else variance) / len(energies)
         for draw, weights in zip(drawn, all_weights, strict=True):
             if draw.sampling_variance is not None:
                 added = weights * draw.sampling_variance
@@ -155,9 +189,12 @@ class VariationalEnergy:
             self.sampling = FlipSampling(flips, tuple(range(1, window + 1)))
         elif (key.step - self.stage.first) % CHOOSE_EVERY == 0:
             generator = generator_for(model.device, key.seed, "pilot", key.step)
-            configs, _ = draw_samples(model, PILOT_SAMPLES, generator, self._memory)
+            count = self._of_groups(PILOT_SAMPLES)
+            conditions = self._conditions(key, count, model.device, "pilot points")
+            context, groups = (None, None) if conditions is None else (conditions.context, conditions.groups)
+            configs, _ = draw_samples(model, count, generator, self._memory, context)
             windows = None if window == "auto" else [tuple(range(1, window + 1))]
-            costs = flip_costs(model, self.hamiltonian, configs, windows, self._memory)
+            costs = flip_costs(model, self._problem(context), configs, windows, self._memory, context, groups)
             if isinstance(flips, int):
                 self.sampling = costs.best((flips,), allow_exact=False)
             else:
@@ -168,46 +205,72 @@ class VariationalEnergy:
         return self.settings.memory_MiB * 2**20
 
     def _num_samples(self, step: int) -> int:
-        return round(self.stage.geometric(self.settings.K, self.settings.K_final, step))
+        return self._of_groups(round(self.stage.geometric(self.settings.K, self.settings.K_final, step)))
+
+    def _of_groups(self, num_samples: int) -> int:
+        """About so many samples, in equally large groups."""
+        return num_samples
+
+    def _conditions(self, key: BatchKey, num_samples: int, device: torch.device, purpose: str = "points") -> Conditions | None:
+        """Of the samples of a minibatch; None for a sampler of one state."""
+        return None
+
+    def _problem(self, context: Tensor | None) -> Hamiltonian:
+        """The Hamiltonian of a batch with these conditions."""
+        return self.hamiltonian
 
     def _draw(self, model: Sampler, key: BatchKey) -> _Draw:
         generator = generator_for(model.device, key.seed, "sample", key.step, key.minibatch)
-        samples, _ = draw_samples(model, self._num_samples(key.step), generator, self._memory)
+        count = self._num_samples(key.step)
+        conditions = self._conditions(key, count, model.device)
+        samples, _ = draw_samples(model, count, generator, self._memory, None if conditions is None else conditions.context)
         # Small lattices give the same configuration many times; its local energy is computed once, unless a single drawn
         # flip would leave the copies with a common noise of unknown size.
         configs, inverse = samples, torch.arange(len(samples), device=samples.device)
-        if self.sampling.num_flips != 1:
+        if self.sampling.num_flips != 1 and conditions is None:
             configs, inverse = samples.unique(dim=0, return_inverse=True)
+        elif self.sampling.num_flips != 1 and conditions is not None:
+            named, inverse = torch.cat([conditions.groups[:, None], samples.long()], dim=1).unique(dim=0, return_inverse=True)
+            configs, conditions = named[:, 1:].to(samples.dtype), Conditions(conditions.points, named[:, 0])
+        context = None if conditions is None else conditions.context
         log_prob = None
         if self.settings.sgrad:
             seed_dropout(key)
-            log_prob = model.log_prob(configs)
+            log_prob = model.log_prob(configs, *_given(context))
         if self.sampling.num_flips is None:
-            exact = local_energy(model, self.hamiltonian, configs, num_loops=self.settings.NLOOPS, memory_bytes=self._memory)
-            return _Draw(configs, inverse, exact.values[inverse], log_prob, None)
+            exact = local_energy(model, self._problem(context), configs, context, self.settings.NLOOPS, self._memory)
+            return _Draw(configs, inverse, exact.values[inverse], log_prob, None, conditions)
         shape = len(configs), self.sampling.num_flips
         uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=configs.device)
-        sampled = sampled_local_energy(model, self.hamiltonian, configs, self.sampling, uniforms, memory_bytes=self._memory)
-        return _Draw(configs, inverse, sampled.values[inverse], log_prob, sampled.sampling_variance)
+        sampled = sampled_local_energy(
+            model, self._problem(context), configs, self.sampling, uniforms, context, memory_bytes=self._memory
+        )
+        return _Draw(configs, inverse, sampled.values[inverse], log_prob, sampled.sampling_variance, conditions)
 
     def loss(self, model: Sampler, batch: EnergyBatch) -> tuple[Tensor, Metrics]:
         log_prob, batch.log_prob = batch.log_prob, None  # a kept graph serves once; a second call builds its own
         if log_prob is None:
             room_for_graph(model, len(batch.configs), self._memory)
-            log_prob = model.log_prob(batch.configs)
-        phase = model.phase(batch.configs) if model.has_phase else None
+            log_prob = model.log_prob(batch.configs, *_given(batch.context))
+        phase = model.phase(batch.configs, *_given(batch.context)) if model.has_phase else None
         through = None
         if self.settings.true_grad:
-            through = differentiable_local_energy(model, self.hamiltonian, batch.configs) / self.scale
+            problem = self._problem(batch.context)
+            through = differentiable_local_energy(model, problem, batch.configs, batch.context) / self.scale
         return weighted_loss(log_prob, batch.terms, batch.weights, phase, through), {}
 
     def residuals(self, batch: EnergyBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Configurations (U, N), weights w_u (U,) and (E_u - <E>) / scale (U,), <E> = sum_u w_u E_u over all batches of the step.
 
-        A configuration drawn c_u times has w_u = c_u / B and terms_u = c_u (E_u - <E>) / (B - 1), see `leave_one_out`, so
-        that E_u - <E> = terms_u / w_u * (B - 1) / B.
+        A configuration drawn c_u times has w_u = c_u / B and terms_u = c_u (E_u - <E>) / (B - G), see `leave_one_out`, so
+        that E_u - <E> = terms_u / w_u * (B - G) / B. With G > 1 groups <E> is the mean of the configuration's group.
         """
-        return batch.configs, batch.weights, batch.terms / batch.weights * ((batch.num_samples - 1) / batch.num_samples)
+        factor = (batch.num_samples - batch.num_groups) / batch.num_samples
+        return batch.configs, batch.weights, batch.terms / batch.weights * factor
+
+    def conditions(self, batch: EnergyBatch) -> tuple[Tensor, Tensor] | None:
+        """Context (U, C) and group (U,) of each configuration, where the sampler has several states."""
+        return None if batch.context is None or batch.groups is None else (batch.context, batch.groups)
 
     def summarise(self, found: Sequence[Metrics]) -> Metrics:
         """Nothing: the energies of the whole step are known before the losses."""
@@ -221,6 +284,11 @@ class VariationalEnergy:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         weights = state["weights"]
         self.sampling = FlipSampling(state["num_flips"], tuple(state["window"]), weights and tuple(weights))
+
+
+def _given(context: Tensor | None) -> tuple[Tensor, ...]:
+    """An argument only where there is one: a model of somebody's own need not know of contexts."""
+    return () if context is None else (context,)
 
 
 @dataclass

@@ -22,7 +22,8 @@ from qsr.training.layer_gradients import layer_gradients
 from qsr.training.protocols import BatchKey
 from qsr.training.random import seed_dropout
 
-Function = Callable[[Tensor], Tensor]  # configs (R, N) -> (R,)
+Function = Callable[..., Tensor]  # configs (R, N), and the context (R, C) of a conditioned sampler -> (R,)
+Rows = tuple[Tensor, ...]  # what functions take
 
 CHECKED_ROWS = 8
 GRAPH_FACTOR = 3  # for a model that does not count its memory: its graph, over its parameters
@@ -89,30 +90,33 @@ class PerSampleGradients:
             held += size
         return [*found, range(first, len(self.sizes))]
 
-    def blocks(self, configs: Tensor, key: BatchKey) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(self, configs: Tensor, key: BatchKey, context: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Columns of the Jacobian of configs (R, N) and their values (F*R, columns), one pass over the model for each.
 
         Args:
             key: seeds dropout, equally for every block.
+            context: (R, C) of a conditioned sampler.
 
         Raises:
             ConfigError: for a model with parameters that are used outside the modules that own them.
         """
+        rows = _rows(configs, context)
         if not self._checked:
-            self._check(configs[:CHECKED_ROWS], key)
+            self._check(_part(rows, slice(CHECKED_ROWS)), key)
         for group in self.groups(len(configs)):
             first = sum(self.sizes[: group.start])
             # Not by a name: the caller's must be the only one, so that a block can go before the next is made.
-            yield slice(first, first + self._width(group)), self._block(configs, key, group)
+            yield slice(first, first + self._width(group)), self._block(rows, key, group)
 
-    def weighted_sum(self, configs: Tensor, coefficients: Tensor, key: BatchKey) -> Tensor:
+    def weighted_sum(self, configs: Tensor, coefficients: Tensor, key: BatchKey, context: Tensor | None = None) -> Tensor:
         """(P,) sum over rows of the Jacobian of configs (R, N), times `coefficients` (F*R,): an ordinary backward pass."""
+        rows = _rows(configs, context)
         seed_dropout(key)
         total = self.parameters[0].new_zeros(self.num_parameters)
         per_function = coefficients.to(total.dtype).view(len(self.functions), -1)
         for part in self._chunks(len(configs)):
             for function, weights in zip(self.functions, per_function, strict=True):
-                loss = (weights[part] * function(configs[part])).sum()
+                loss = (weights[part] * function(*_part(rows, part))).sum()
                 if loss.requires_grad:
                     found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
                     total += torch.cat([gradient.flatten() for gradient in found])
@@ -134,15 +138,15 @@ class PerSampleGradients:
             make_room(min(chunk, rows) * (graph + columns) + block, self.memory_bytes)
             yield slice(first, min(first + chunk, rows))
 
-    def _block(self, configs: Tensor, key: BatchKey, group: range) -> Tensor:
+    def _block(self, rows: Rows, key: BatchKey, group: range) -> Tensor:
         """(F*R, columns of the group)."""
         seed_dropout(key)
-        shape = (len(self.functions), len(configs), self._width(group))
-        chunks = self._chunks(len(configs), group)
-        block = torch.empty(shape, dtype=self.parameters[group.start].dtype, device=configs.device)
+        shape = (len(self.functions), len(rows[0]), self._width(group))
+        chunks = self._chunks(len(rows[0]), group)
+        block = torch.empty(shape, dtype=self.parameters[group.start].dtype, device=rows[0].device)
         for part in chunks:
             for function, target in zip(self.functions, block, strict=True):
-                values, calls = self._record(function, configs[part], group)
+                values, calls = self._record(function, _part(rows, part), group)
                 found = self._gradients(values, calls, group)
                 torch.cat([self._column(found, position, values) for position in group], dim=1, out=target[part])
         return block.flatten(0, 1)
@@ -153,11 +157,11 @@ class PerSampleGradients:
             return found[position]
         return self.parameters[position].new_zeros(len(values), self.sizes[position])
 
-    def _record(self, function: Function, configs: Tensor, group: range) -> tuple[Tensor, list[_Call]]:
+    def _record(self, function: Function, rows: Rows, group: range) -> tuple[Tensor, list[_Call]]:
         """Values (R,) of a function, and the calls of the modules that own parameters of the group."""
         modules = [module for module, own in self._owned.items() if any(position in group for position in own.values())]
         with torch.enable_grad(), _recorded(modules) as calls:
-            values = function(configs)
+            values = function(*rows)
         return values, calls
 
     def _gradients(self, values: Tensor, calls: list[_Call], group: range, keep_graph: bool = False) -> dict[int, Tensor]:
@@ -180,7 +184,7 @@ class PerSampleGradients:
                     found[position] = found[position] + part if position in found else part
         return found
 
-    def _check(self, configs: Tensor, key: BatchKey) -> None:
+    def _check(self, rows: Rows, key: BatchKey) -> None:
         """Compare J^T v with an ordinary backward pass, for a v that tells the rows apart.
 
         Raises:
@@ -188,19 +192,19 @@ class PerSampleGradients:
         """
         # In the parameters' format: rounding must not hide what the check looks for.
         with networks_in(None, *([self.model] if isinstance(self.model, Sampler) else [])):
-            self._checked = self._compare(configs, key)
+            self._checked = self._compare(rows, key)
 
-    def _compare(self, configs: Tensor, key: BatchKey) -> bool:
+    def _compare(self, rows: Rows, key: BatchKey) -> bool:
         """Whether all gradients were finite."""
         seed_dropout(key)
         finite = True
         everything = range(len(self.parameters))
         for function in self.functions:
-            values, calls = self._record(function, configs, everything)
+            values, calls = self._record(function, rows, everything)
             if not values.requires_grad:
                 continue
             found = self._gradients(values, calls, everything, keep_graph=True)
-            weights = torch.arange(1, len(configs) + 1, dtype=values.dtype, device=values.device).cos()
+            weights = torch.arange(1, len(values) + 1, dtype=values.dtype, device=values.device).cos()
             expected = torch.autograd.grad(weights @ values, self.parameters, materialize_grads=True)
             for position, gradient in enumerate(expected):
                 column = self._column(found, position, values)
@@ -215,6 +219,14 @@ class PerSampleGradients:
                         f"on rows that are not those of the samples"
                     )
         return finite
+
+
+def _rows(configs: Tensor, context: Tensor | None) -> Rows:
+    return (configs,) if context is None else (configs, context)
+
+
+def _part(rows: Rows, part: slice) -> Rows:
+    return tuple(column[part] for column in rows)
 
 
 @contextmanager

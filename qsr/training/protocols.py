@@ -61,8 +61,11 @@ class ResidualObjective(Objective, Protocol):
     def residuals(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Distinct configurations (U, N), their weights (U,) and E_u - <E> (U,), float64 or complex128.
 
-        The weights of all minibatches of a step add up to one, and <E> is the mean over all of them.
+        The weights of all minibatches of a step add up to one, and <E> is the mean over all of them, or over their group.
         """
+
+    def conditions(self, batch: Any) -> tuple[Tensor, Tensor] | None:
+        """For samples of several states: the sampler's context (U, C) and the number (U,) of each configuration's group."""
 
 
 @runtime_checkable

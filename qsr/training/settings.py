@@ -12,6 +12,7 @@ from qsr.hparams.types import MetricName
 from qsr.training.schedule import Stage, parse_curriculum
 
 NO_OUTPUT = "<NONE>"
+DEFAULT_POINTS = 8
 
 
 def _device_name(value: str) -> str:
@@ -30,7 +31,8 @@ class TrainHparams(Hparams):
     shorthands: ClassVar[dict[str, str]] = {"epochs": "max_epochs", "num_epochs": "max_epochs"}
     # Settings that mean nothing for models on data, and for samplers.
     of_samplers: ClassVar[tuple[str, ...]] = (
-        *("L", "K", "K_final", "B", "NLOOPS", "flips", "window", "steps", "curriculum", "sgrad", "true_grad", "memory_MiB"),
+        *("L", "K", "K_final", "B", "points", "NLOOPS", "flips", "window", "steps", "curriculum", "sgrad", "true_grad"),
+        "memory_MiB",
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_epochs", "check_val_every_n_epoch")
 
@@ -39,6 +41,9 @@ class TrainHparams(Hparams):
     K: int = Hparam(256, ge=1, help="number of samples per minibatch")
     K_final: int | None = Hparam(None, ge=2, help="samples per minibatch in the last step, growing geometrically from K; None: K")
     B: int | None = Hparam(None, ge=2, help="samples per step; always Q*K, refused if it is not")
+    points: int | None = Hparam(
+        None, ge=1, help="for ranges such as delta=0:3: points in them that a minibatch has, K/points samples at each; None: 8"
+    )
     NLOOPS: int | None = Hparam(
         None, ge=1, help="number of loops over the sequence for the flips, at most its length; None: one per position"
     )
@@ -124,6 +129,11 @@ class TrainHparams(Hparams):
             first = stages[-1].end if stages else 0
             stages.append(Stage(first, first + steps, (rows, columns), index, final=index == len(sizes) - 1))
         return stages
+
+    @property
+    def points_per_minibatch(self) -> int:
+        """Of the ranges of a phase diagram."""
+        return DEFAULT_POINTS if self.points is None else self.points
 
     @property
     def number_format(self) -> str:

@@ -83,17 +83,19 @@ class NaturalGradient(ScheduledStep):
         batches, metrics = objective.prepare(model, keys)
         parts = [objective.residuals(batch) for batch in batches]
         configs, weights, residuals = (torch.cat(column) for column in zip(*parts, strict=True))
+        conditions = [found for batch in batches if (found := objective.conditions(batch)) is not None]
+        context, groups = (torch.cat(column) for column in zip(*conditions, strict=True)) if conditions else (None, None)
         shift = self.shift(keys[0].step)
 
-        centring = Centring(weights, len(self.gradients.functions))
-        kernel, kept, jacobian = self._kernel(configs, keys[0], centring)
+        centring = Centring(weights, len(self.gradients.functions), groups)
+        kernel, kept, jacobian = self._kernel(configs, keys[0], centring, context)
         target = centring.targets(residuals)
         solution = solve_shifted(kernel, target - kept, shift)
         coefficients = centring.transposed(solution)
         if jacobian is not None:
             direction = jacobian.T @ coefficients.to(jacobian.dtype)
         else:
-            direction = self.gradients.weighted_sum(configs, coefficients, keys[0])
+            direction = self.gradients.weighted_sum(configs, coefficients, keys[0], context)
         if self.direction is not None:
             direction = direction + self.arguments.momentum * self.direction
         if self.arguments.momentum:
@@ -110,13 +112,15 @@ class NaturalGradient(ScheduledStep):
         """What the kernel's diagonal is shifted by in a step of the run: over the final stage it goes to `final_shift`."""
         return self.stage.geometric(self.arguments.shift, self.arguments.final_shift, step)
 
-    def _kernel(self, configs: Tensor, key: BatchKey, centring: Centring) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _kernel(
+        self, configs: Tensor, key: BatchKey, centring: Centring, context: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """T (F*R, F*R) and mu Obar phi_prev (F*R,) in float64, and the Jacobian if it is made in one piece."""
         rows = len(self.gradients.functions) * len(configs)
         kernel = torch.zeros(rows, rows, dtype=torch.float64, device=configs.device)
         kept = kernel.new_zeros(rows)
         whole = None
-        for columns, block in self.gradients.blocks(configs, key):
+        for columns, block in self.gradients.blocks(configs, key, context):
             add_gram(kernel, block)
             if self.direction is not None:
                 kept += (block @ self.direction[columns]).double()
@@ -124,7 +128,7 @@ class NaturalGradient(ScheduledStep):
                 whole = block
             del block  # before the next one is made
         kernel = kernel.tril() + kernel.tril(-1).T
-        # Centred at the end: two products with a projector of rank R-1, in place of a mean over blocks that are gone.
+        # Centred at the end: two products with a projector, in place of a mean over blocks that are gone.
         centred = centring.apply(centring.apply(kernel).T)
         return centred, self.arguments.momentum * centring.apply(kept), whole
 
@@ -146,13 +150,18 @@ class NaturalGradient(ScheduledStep):
 class Centring:
     """The matrix C in Obar = C J: log psi = log p / 2 + i phase, minus the weighted mean, times sqrt(weight).
 
+    With groups, of samples of different states, each has its own mean: Obar^T Obar is then the sum of the states' matrices S,
+    with the shares of the groups in the weights, as for the mean energy of the states (arXiv 2502.09488).
+
     Attributes:
         weights: (U,) w_u, adding up to one.
         functions: F, 1 for log p alone and 2 for log p and the phase; rows are F*U.
+        groups: (U,) number of each sample's group; None: all are one.
     """
 
     weights: Tensor
     functions: int
+    groups: Tensor | None = None
 
     def _factors(self) -> Tensor:
         return torch.tensor([0.5, 1.0], dtype=self.weights.dtype, device=self.weights.device)[: self.functions, None, None]
@@ -160,14 +169,27 @@ class Centring:
     def apply(self, rows: Tensor) -> Tensor:
         """C times (F*U, ...)."""
         blocks = rows.reshape(self.functions, len(self.weights), -1) * self._factors()
-        mean = (self.weights[:, None] * blocks).sum(dim=1, keepdim=True)
+        if self.groups is None:
+            mean = (self.weights[:, None] * blocks).sum(dim=1, keepdim=True)
+        else:
+            mean = (self._shares() @ blocks)[:, self.groups]
         return (self.weights.sqrt()[:, None] * (blocks - mean)).reshape(rows.shape)
 
     def transposed(self, vector: Tensor) -> Tensor:
         """C^T times (F*U,): sums of rows of Obar as sums of rows of J."""
         scaled = self.weights.sqrt()[:, None] * vector.view(self.functions, -1, 1)
-        centred = scaled - self.weights[:, None] * scaled.sum(dim=1, keepdim=True)
+        if self.groups is None:
+            centred = scaled - self.weights[:, None] * scaled.sum(dim=1, keepdim=True)
+        else:
+            shares = self._shares()
+            centred = scaled - shares.T @ ((shares != 0).to(scaled.dtype) @ scaled)
         return (self._factors() * centred).flatten()
+
+    def _shares(self) -> Tensor:
+        """(G, U) weight of each sample in the mean of its group."""
+        assert self.groups is not None
+        member = nn.functional.one_hot(self.groups).T * self.weights
+        return member / member.sum(dim=1, keepdim=True)
 
     def targets(self, residuals: Tensor) -> Tensor:
         """eps (F*U,): real parts, then imaginary parts, of the residuals (U,), each times sqrt(weight)."""

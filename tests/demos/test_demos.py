@@ -98,3 +98,12 @@ def test_phase_diagram_of_a_graph_network(tmp_path: Path) -> None:
         assert abs(network - exact) < 0.03
     assert rows[0][1] < 0.05 and rows[-1][1] > 0.95
     assert (tmp_path / "phase_diagram.png").stat().st_size > 5_000
+
+
+def test_phase_diagram_of_one_network(tmp_path: Path) -> None:
+    found = demo("phase_diagram").main(steps=25, samples=512, points=3, directory=str(tmp_path))
+    deviation = found.deviation()
+    assert deviation is not None and 0 < deviation < 0.1, "25 steps; 0.6 to 0.9 before the first"
+    order = [point.found["staggered_abs"].mean for point in found.points]
+    assert order[0] < order[1] < order[2]
+    assert len(list(tmp_path.rglob("scan.png"))) == 1
