@@ -9,7 +9,7 @@ import click
 from qsr import jobs
 from qsr.jobs.observe import DATA_FILE, PICTURE_FILE
 
-from .commands import terminal
+from .commands import terminal, with_symmetry
 
 
 @click.command(short_help="Structure factor, correlations, order, domains, entropies of a trained model.")
@@ -21,6 +21,7 @@ from .commands import terminal
 @click.option(
     "--fidelity", type=click.Path(path_type=Path), metavar="OTHER_RUN", help="|<psi|phi>|^2 with the state of OTHER_RUN."
 )
+@with_symmetry
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -31,6 +32,7 @@ def observe(
     momenta: tuple[str, ...],
     regions: tuple[str, ...],
     fidelity: Path | None,
+    symmetry: str | None,
     seed: int,
     device: str,
     output: Path | None,
@@ -49,6 +51,7 @@ def observe(
             momenta=momenta,
             regions=regions,
             fidelity=fidelity,
+            symmetry=symmetry,
             seed=seed,
             device=device,
             output=output,

@@ -85,16 +85,28 @@ class RunSettings:
             return f"{self.model.label_of_runs}{suffix}"
         return f"{self.hamiltonian.section}/{self.train.L}-B={self.train.B}-K={self.train.K}{suffix}"
 
+    def new_model(self) -> Any:
+        """The model, a sampler on the lattice of the Hamiltonian, with first weights from torch's global generator."""
+        if self.on_data:
+            return self.model.build()
+        return self.model.build(self.hamiltonian.lattice(), problem=self.hamiltonian)
+
     def check(self) -> None:
         """Contradictions between sections.
 
         Raises:
             ConfigError: L that is not the number of sites, a patch that does not tile the lattice, a model L that
-                disagrees, or NLOOPS beyond the number of patches.
+                disagrees, NLOOPS beyond the number of patches, a symmetry that the problem has not, or drawn flips with one.
         """
         if self.train.L != self.hamiltonian.num_sites:
             raise ConfigError(f"train.L={self.train.L}: {self.hamiltonian.describe_size()}")
         num_patches = self.model.check_lattice(self.hamiltonian.shape)
+        self.model.check_symmetry(self.hamiltonian)
+        if self.model.symmetry != "none" and isinstance(self.train.flips, int):
+            raise ConfigError(
+                f"train.flips={self.train.flips}: drawn flips belong to one network, and {self.model.section}.symmetry="
+                f"{self.model.symmetry} averages several; flips=exact"
+            )
         self._check_curriculum()
         if self.train.NLOOPS is not None and self.train.NLOOPS > num_patches:
             raise ConfigError(
@@ -119,8 +131,9 @@ class RunSettings:
             )
         for stage in stages:
             try:
-                self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
+                problem = self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
                 self.model.check_lattice(stage.shape)
+                self.model.check_symmetry(problem)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
 

@@ -15,7 +15,9 @@ from qsr.hamiltonians import IsingHamiltonian, site_product_energy
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.runs import RunDirectory, read_run, restore_model
-from qsr.samplers import Sampler
+from qsr.samplers import Sampler, SymmetrizedSampler
+from qsr.samplers.group import NO_PHASE, symmetry_group
+from qsr.symmetries import SYMMETRIES
 from qsr.training import (
     Callback,
     HistoryWriter,
@@ -76,19 +78,47 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
         raise ConfigError(f"{command}: this is a run of a model on data ({settings.model.label_of_runs}); a sampler is needed")
 
 
-def open_sampler(run: str | Path | Run, command: str, device: str = "auto") -> Run:
+def open_sampler(run: str | Path | Run, command: str, device: str = "auto", symmetry: str | None = None) -> Run:
     """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
 
+    Args:
+        symmetry: of the problem, over which p is averaged (see `qsr.symmetries.site_permutations`); default: as in training.
+
     Raises:
-        ConfigError: for the run of a model on data, for a device that this machine does not have, and for whatever
-            `load_model` refuses.
+        ConfigError: for the run of a model on data, for a device that this machine does not have, for whatever `load_model`
+            refuses, and for a symmetry that the problem does not have, or of a run that was trained with another one.
     """
     if isinstance(run, Run):
         refuse_on_data(run.settings, command)
+        opened = run
+    else:
+        stored = read_run(run)
+        refuse_on_data(stored.settings, command)
+        opened = Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
+    return opened if symmetry is None else _symmetrized(opened, symmetry)
+
+
+def symmetry_line(run: Run) -> str:
+    """'point, 8 images', for tables; empty for a sampler without a symmetry."""
+    symmetry = run.settings.model.symmetry
+    return "" if symmetry == "none" else f"{symmetry}, {run.model.order} images"
+
+
+def _symmetrized(run: Run, symmetry: str) -> Run:
+    """The run of the model averaged over a symmetry; the model of the run given is left as it is."""
+    trained = run.settings.model.symmetry
+    if symmetry not in SYMMETRIES:
+        raise ConfigError(f"symmetry={symmetry}: must be one of {', '.join(SYMMETRIES)}")
+    if trained not in ("none", symmetry):
+        raise ConfigError(f"symmetry={symmetry}: the run was trained with symmetry={trained}, and is evaluated with that")
+    if symmetry == trained:
         return run
-    stored = read_run(run)
-    refuse_on_data(stored.settings, command)
-    return Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
+    if run.settings.model.phase:
+        raise ConfigError(f"symmetry={symmetry}: {NO_PHASE}")
+    problem = run.settings.hamiltonian
+    group = symmetry_group("symmetry", symmetry, problem.lattice(), problem)
+    settings = replace(run.settings, model=run.settings.model.updated({"symmetry": symmetry}))
+    return Run(run.path, settings, SymmetrizedSampler(run.model, group.to(run.model.device)).eval())
 
 
 def batches(num_samples: int, batch_size: int) -> range:
@@ -147,7 +177,7 @@ def build_model(settings: RunSettings) -> Sampler:
     device = find_device(settings.train.device)
     # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
     with forked_generators(seed=derived_seed(settings.train.seed, "init")):
-        model: Sampler = settings.model.build(settings.hamiltonian.lattice())
+        model: Sampler = settings.new_model()
     return model.to(device, getattr(torch, settings.train.number_format))
 
 
@@ -223,7 +253,9 @@ def _run_stage(
             train = settings.train
             parameters = sum(parameter.numel() for parameter in model.parameters())
             logger.info("%s", settings.hamiltonian.describe())
-            logger.info("%s with %d parameters in %s on %s", type(model).__name__, parameters, train.precision, model.device)
+            images = f" averaged over {model.order} images" if isinstance(model, SymmetrizedSampler) else ""
+            network = type(model.base if isinstance(model, SymmetrizedSampler) else model).__name__
+            logger.info("%s%s with %d parameters in %s on %s", network, images, parameters, train.precision, model.device)
             logger.info(
                 "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
                 *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),

@@ -98,3 +98,8 @@ def test_phase_diagram_of_a_graph_network(tmp_path: Path) -> None:
         assert abs(network - exact) < 0.03
     assert rows[0][1] < 0.05 and rows[-1][1] > 0.95
     assert (tmp_path / "phase_diagram.png").stat().st_size > 5_000
+
+
+def test_symmetries(tmp_path: Path) -> None:
+    trained, averaged, tuned = demo("symmetries").main(steps=40, directory=str(tmp_path)).values()
+    assert 0 < tuned < trained and 0 < averaged < trained
