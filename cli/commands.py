@@ -17,6 +17,7 @@ from qsr.hparams import PRESETS, ConfigError, RunSettings, blueprint, imports_al
 from qsr.hparams.files import as_yaml
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
 from qsr.runs import read_run
+from qsr.symmetries import SYMMETRIES
 from qsr.training import Interrupted
 
 from .help import section_table, sections_overview
@@ -178,8 +179,11 @@ def train(
     True,
     "Train a model further: larger lattice, changed Hamiltonian, new settings.",
 )
+@click.option(
+    "--symmetry", type=click.Choice(SYMMETRIES), help="Average over images of the lattice from now on; none: no longer."
+)
 @click.pass_context
-def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool) -> None:
+def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], helped: bool, symmetry: str | None) -> None:
     if helped:
         return explain(context, words_of(run, words))
     stored = required(run, words)
@@ -188,7 +192,7 @@ def finetune(context: click.Context, run: Path | None, words: tuple[str, ...], h
     if "model" in tree:
         raise ConfigError(f"--{tree['model']['type']}: the weights fix the model; use 'qsr transfer' for another architecture")
     with interruptible(), terminal() as bar:
-        finish(jobs.finetune(stored, **tree, progress=bar))
+        finish(jobs.finetune(stored, **tree, symmetry=symmetry, progress=bar))
     return None
 
 
@@ -215,10 +219,18 @@ def transfer(context: click.Context, run: Path | None, words: tuple[str, ...], h
     return None
 
 
+with_symmetry = click.option(
+    "--symmetry",
+    type=click.Choice(SYMMETRIES[1:]),
+    help="Average the probabilities of a run that was trained without over images of the lattice: as many times the cost.",
+)
+
+
 @click.command(cls=PointCommand, short_help="Samples, energy and observables of a trained model.")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("samples", type=int, default=4096)
 @click.argument("batch", type=int, default=256)
+@with_symmetry
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -234,6 +246,7 @@ def load(
     run: Path,
     samples: int,
     batch: int,
+    symmetry: str | None,
     seed: int,
     device: str,
     output: Path | None,
@@ -255,6 +268,8 @@ def load(
         stored = read_run(run)
         if chosen is not None:
             jobs.refuse_on_data(stored.settings, "--rydberg")
+        if symmetry is not None and (data is not None or stored.settings.on_data):
+            raise ConfigError(f"--symmetry {symmetry}: is for the samples of a sampler, not for predictions from data")
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
             click.echo("\n".join([*report.lines(), f"written: {output or run}/{', '.join(report.files)}"]))
@@ -266,7 +281,16 @@ def load(
             return
     with terminal() as bar:
         result = jobs.evaluate(
-            run, samples, batch, hamiltonian=chosen, seed=seed, device=device, output=output, write=True, progress=bar
+            run,
+            samples,
+            batch,
+            hamiltonian=chosen,
+            symmetry=symmetry,
+            seed=seed,
+            device=device,
+            output=output,
+            write=True,
+            progress=bar,
         )
     click.echo("\n".join(result.lines()))
     click.echo(f"written: {output or run}/samples.h5, evaluation.txt")

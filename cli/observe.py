@@ -9,7 +9,7 @@ import click
 from qsr import jobs
 from qsr.jobs.observe import DATA_FILE, PICTURE_FILE
 
-from .commands import terminal
+from .commands import terminal, with_symmetry
 from .points import PointCommand, parsed_point, point_option
 
 
@@ -23,6 +23,7 @@ from .points import PointCommand, parsed_point, point_option
     "--fidelity", type=click.Path(path_type=Path), metavar="OTHER_RUN", help="|<psi|phi>|^2 with the state of OTHER_RUN."
 )
 @point_option("Which point of a run over ranges.")
+@with_symmetry
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -34,6 +35,7 @@ def observe(
     regions: tuple[str, ...],
     fidelity: Path | None,
     point: tuple[str, ...],
+    symmetry: str | None,
     seed: int,
     device: str,
     output: Path | None,
@@ -53,6 +55,7 @@ def observe(
             regions=regions,
             fidelity=fidelity,
             hamiltonian=parsed_point(point),
+            symmetry=symmetry,
             seed=seed,
             device=device,
             output=output,

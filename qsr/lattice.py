@@ -93,6 +93,12 @@ class Lattice:
         x, y = np.divmod(np.arange(self.num_sites), self.Ly)
         return np.stack([x, y], axis=1).astype(float)
 
+    def period_vectors(self) -> NDArray[np.float64]:
+        """(k, 2) translations that lead back: none for an open boundary, one for a cylinder, two for a periodic one."""
+        if self.coordinates is not None or self.boundary == "open":
+            return np.array(self.periods, dtype=float).reshape(-1, 2)
+        return np.diag([self.Lx, self.Ly]).astype(float)[0 if self.boundary == "periodic" else 1 :]
+
     def displacements(self) -> NDArray[np.float64]:
         """(N, N, 2) vectors r_i - r_j; the shortest image where the boundary is periodic."""
         difference = self.positions[:, None, :] - self.positions[None, :, :]
@@ -208,7 +214,7 @@ class Lattice:
 def _shortest_images(vectors: NDArray[np.float64], periods: NDArray[np.float64]) -> NDArray[np.float64]:
     """The shortest of vectors (N, N, 2) plus integer combinations of periods (k, 2)."""
     if len(periods) == 2:
-        periods = _reduced(*periods)
+        periods = reduced_periods(*periods)
     vectors = vectors - np.round(vectors @ np.linalg.pinv(periods)) @ periods
     # Next to the rounded combination lies the best one, as the periods are reduced.
     best = vectors
@@ -219,7 +225,7 @@ def _shortest_images(vectors: NDArray[np.float64], periods: NDArray[np.float64])
     return best
 
 
-def _reduced(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+def reduced_periods(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     """(2, 2) the two shortest vectors of the lattice that these span (Lagrange and Gauss)."""
     while True:
         if first @ first > second @ second:

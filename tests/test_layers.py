@@ -14,6 +14,7 @@ MAX_LINES = 400
 LAYERS = [
     ["hparams"],
     ["lattice", "snapshots"],
+    ["symmetries"],
     ["hamiltonians"],
     ["samplers"],
     ["estimators"],

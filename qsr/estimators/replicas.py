@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qsr.estimators.statistics import Estimate, RunningCovariance, RunningMoments
-from qsr.samplers.base import DEFAULT_MEMORY_BYTES, AutoregressiveSampler, Sampler, evaluation_mode
+from qsr.samplers.base import DEFAULT_MEMORY_BYTES, CountedSampler, Sampler, evaluation_mode
 
 
 def log_amplitude(sampler: Sampler, configs: Tensor, memory_bytes: int = DEFAULT_MEMORY_BYTES) -> tuple[Tensor, Tensor]:
@@ -18,7 +18,7 @@ def log_amplitude(sampler: Sampler, configs: Tensor, memory_bytes: int = DEFAULT
 
     As many rows at a time as fit into the memory; the configurations may be on another device than the sampler.
     """
-    rows = max(1, memory_bytes // sampler.pass_bytes()) if isinstance(sampler, AutoregressiveSampler) else max(1, len(configs))
+    rows = max(1, memory_bytes // sampler.pass_bytes()) if isinstance(sampler, CountedSampler) else max(1, len(configs))
     modulus = torch.empty(len(configs), dtype=torch.float64, device=configs.device)
     phase = torch.empty_like(modulus)
     with evaluation_mode(sampler):

@@ -52,6 +52,10 @@ class Hamiltonian(Protocol):
         """Tr H / 2^N."""
         ...
 
+    def is_invariant(self, permutation: Tensor) -> bool:
+        """Whether H_{nn'} = H_{gn,gn'} for all configurations, (g n)_i = n_{permutation[i]}; permutation (N,) int64."""
+        ...
+
 
 def check_enumerable(num_sites: int, purpose: str) -> None:
     """Refuse lattices whose 2^N basis is too large to visit.

@@ -112,6 +112,10 @@ class RydbergRows:
         """No single number. Raises TypeError."""
         raise TypeError("a batch of several Hamiltonians has no energy at infinite temperature; use RydbergFamily.at")
 
+    def is_invariant(self, permutation: Tensor) -> bool:
+        """No single answer. Raises TypeError."""
+        raise TypeError("a batch of several Hamiltonians has no symmetries; use RydbergFamily.at")
+
 
 def checked_point(ranges: Mapping[str, Range], values: Mapping[str, Any]) -> dict[str, float]:
     """The values of a point of the box, in the order of the ranges.

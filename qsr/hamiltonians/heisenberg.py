@@ -61,6 +61,11 @@ class HeisenbergHamiltonian:
         """Tr H / 2^N = 0: spin operators have no trace."""
         return 0.0
 
+    def is_invariant(self, permutation: Tensor) -> bool:
+        """Whether permuted sites (N,) have the same bonds; all bonds are alike, also after the sign rule."""
+        bonds = {tuple(sorted(bond)) for bond in self._bonds.tolist()}
+        return {tuple(sorted(bond)) for bond in permutation.cpu()[self._bonds].tolist()} == bonds
+
     def _antiparallel(self, configs: Tensor) -> Tensor:
         """(B, M) bool: which bonds join different occupations."""
         first, second = self._bonds.to(configs.device).unbind(dim=1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qsr.hamiltonians.base import sparse_matrix
 from qsr.lattice import Lattice
+from qsr.symmetries import TOLERANCE
 
 
 class IsingHamiltonian:
@@ -63,6 +64,14 @@ class IsingHamiltonian:
     def infinite_temperature_energy(self) -> float:
         """Tr H / 2^N: <n_i> = 1/2 and <n_i n_j> = 1/4."""
         return float(self.constant + self.fields.sum() / 2 + self.couplings.sum() / 8)
+
+    def is_invariant(self, permutation: Tensor) -> bool:
+        """Whether fields, transverse fields and couplings are those of the permuted sites (N,)."""
+        sites = permutation.cpu().numpy()
+        same = all(np.allclose(values[sites], values, rtol=1e-9, atol=0.0) for values in (self.fields, self.transverse))
+        # Positions that are symmetric within `qsr.symmetries.TOLERANCE` have couplings 1/r^6 that differ by twelve times that.
+        largest = np.abs(self.couplings).max(initial=0.0)
+        return same and bool((np.abs(self.couplings[np.ix_(sites, sites)] - self.couplings) <= 20 * TOLERANCE * largest).all())
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """(fields, couplings of i < j as the lower triangle, transverse) on `device`, copied there once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -110,6 +111,13 @@ class PauliSum:
     def to_sparse(self) -> Any:
         """The (2^N, 2^N) matrix as a scipy `csr_array`. Raises ConfigError above 20 sites."""
         return sparse_matrix(self)
+
+    def is_invariant(self, permutation: Tensor) -> bool:
+        """Whether permuted sites (N,) have the same terms."""
+        terms = self.terms()
+        sites = permutation.tolist()
+        moved = {"".join(string[site] for site in sites): coefficient for string, coefficient in terms.items()}
+        return moved.keys() == terms.keys() and all(math.isclose(moved[s], terms[s], rel_tol=1e-9) for s in terms)
 
     def infinite_temperature_energy(self) -> float:
         """Tr H / 2^N: the coefficient of the identity; all other strings have no trace."""

@@ -85,17 +85,29 @@ class RunSettings:
             return f"{self.model.label_of_runs}{suffix}"
         return f"{self.hamiltonian.section}/{self.train.L}-B={self.train.B}-K={self.train.K}{suffix}"
 
+    def new_model(self) -> Any:
+        """The model, a sampler of one state or of all in the ranges of the problem, with torch's first weights (from its global
+        generator).
+        """
+        return self.model.build() if self.on_data else self.model.build_for(self.hamiltonian)
+
     def check(self) -> None:
         """Contradictions between sections.
 
         Raises:
             ConfigError: L that is not the number of sites, a patch that does not tile the lattice, a model L that
-                disagrees, or NLOOPS beyond the number of patches.
+                disagrees, NLOOPS beyond the number of patches, a symmetry that the problem has not, or drawn flips with one.
         """
         if self.train.L != self.hamiltonian.num_sites:
             raise ConfigError(f"train.L={self.train.L}: {self.hamiltonian.describe_size()}")
         num_patches = self.model.check_lattice(self.hamiltonian.shape)
         self._check_ranges()
+        self.model.check_symmetry(self.hamiltonian)
+        if self.model.symmetry != "none" and isinstance(self.train.flips, int):
+            raise ConfigError(
+                f"train.flips={self.train.flips}: drawn flips belong to one network, and {self.model.section}.symmetry="
+                f"{self.model.symmetry} averages several; flips=exact"
+            )
         self._check_curriculum()
         if self.train.NLOOPS is not None and self.train.NLOOPS > num_patches:
             raise ConfigError(
@@ -113,16 +125,17 @@ class RunSettings:
         where = f"{self.hamiltonian.section}.{name}={found}"
         if self.data is not None or self.objective.name != "energy":
             raise ConfigError(f"{where}: a range is trained by energies, and samples are those of one state; give one number")
+        if self.model.symmetry != "none":
+            raise ConfigError(
+                f"{self.model.section}.symmetry={self.model.symmetry}: is for one Hamiltonian, and {where} is for many; train "
+                f"without, and give it with a point: qsr load RUN --rydberg {name}={found.middle:g} --symmetry point"
+            )
         points = self.train.points_per_minibatch
         if self.train.K % points or self.train.K < 2 * points:
             raise ConfigError(
                 f"train.K={self.train.K}: must be a multiple of train.points={points}, at least twice as large: {where} has so "
                 "many points in a minibatch, each with its own samples"
             )
-
-    def build_sampler(self) -> Any:
-        """The model with torch's initial weights (from its global generator): of one state, or of all in the ranges."""
-        return self.model.build_for(self.hamiltonian)
 
     def _check_curriculum(self) -> None:
         """Every stage must be a lattice for the model, and the last one that of the Hamiltonian."""
@@ -142,8 +155,9 @@ class RunSettings:
             )
         for stage in stages:
             try:
-                self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
+                problem = self.hamiltonian.updated({"Lx": stage.shape[0], "Ly": stage.shape[1]})
                 self.model.check_lattice(stage.shape)
+                self.model.check_symmetry(problem)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
 

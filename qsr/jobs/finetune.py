@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,6 +23,7 @@ def finetune(
     scheduler: Section = None,
     gradient_clipping: Section = None,
     checkpoint: Section = None,
+    symmetry: str | None = None,
     progress: bool = False,
 ) -> Run:
     """Train the weights of a run further, in a new run directory; what is not given stays as stored.
@@ -33,6 +35,8 @@ def finetune(
         run: a run directory of qsr or of NN-QSR.
         train: new training settings; L alone means a square lattice.
         hamiltonian: new parameters of the stored Hamiltonian, or another one (a mapping with another `type`).
+        symmetry: over which p is averaged from now on, of the lattice that is trained on: the weights are those of the network
+            inside, with or without. Default: as stored.
 
     Raises:
         ConfigError, RunFailed, Interrupted: as `train`.
@@ -49,7 +53,10 @@ def finetune(
         checkpoint=checkpoint,
         objective={"name": "energy"},  # also after a transfer
     )
-    settings = stored.settings.updated(changes)
+    before = stored.settings
+    if symmetry is not None:
+        before = replace(before, model=before.model.updated({"symmetry": symmetry}))
+    settings = before.updated(changes)
     if settings.train.seed == stored.settings.train.seed:
         # Step s would draw with the random numbers of step s of the training before.
         settings = settings.updated({"train": {"seed": settings.train.seed + 1}})

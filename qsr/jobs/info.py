@@ -14,6 +14,7 @@ from qsr.jobs.points import suggested_scan
 from qsr.jobs.run import Run, path_of
 from qsr.runs import RunDirectory, StoredRun, read_run
 from qsr.runs.directory import LOCK_FILE, SETTINGS_FILE, WEIGHTS_FILE, read_tree
+from qsr.samplers.group import symmetry_group
 
 ALWAYS = ("patch", "Nh")  # settings of a model that are shown also where they are the defaults
 LATE = 0.1  # share of the steps that the last energy is the mean of
@@ -109,6 +110,10 @@ def _model(stored: StoredRun) -> str:
         if isinstance(value, (str, int, float)) and (name in ALWAYS or value != fields[name].default)
     }
     numbers = sum(tensor.numel() for tensor in stored.weights.values())
+    if "symmetry" in given:
+        problem = stored.settings.hamiltonian
+        group = symmetry_group(f"{section.section}.symmetry", section.symmetry, problem.lattice(), problem)
+        given["symmetry"] = f"{section.symmetry} ({len(group)} images)"
     words = " ".join(f"{name}={value}" for name, value in given.items())
     return f"{section.section} {words}".rstrip() + f", {numbers} parameters in {stored.settings.train.precision}"
 

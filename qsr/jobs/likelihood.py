@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qsr.hparams import RunSettings
+from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, build_model, refuse_energy_settings, run_training
 from qsr.runs import RunDirectory
 from qsr.training import Callback, EarlyStopping, SnapshotLikelihood, update_rule
@@ -40,8 +40,17 @@ def resume_on_snapshots(settings: RunSettings, directory: RunDirectory, progress
 
 
 def _objective(settings: RunSettings) -> tuple[RunSettings, SnapshotLikelihood]:
-    """The objective, and the settings with what the file says."""
+    """The objective, and the settings with what the file says.
+
+    Raises:
+        ConfigError: for what the file refuses, and for readout errors with a symmetry.
+    """
     data, training, validation = settings.data.read(settings.hamiltonian)
+    if data.noisy and settings.model.symmetry != "none":
+        raise ConfigError(
+            f"{settings.model.section}.symmetry={settings.model.symmetry}: readout errors are taken off patch "
+            "by patch, in the order of one network; learn the snapshots with symmetry=none, then qsr finetune RUN --symmetry"
+        )
     return replace(settings, data=data), SnapshotLikelihood(training, validation, data, settings.train)
 
 

@@ -15,7 +15,7 @@ from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, 
 from qsr.hparams import RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder
+from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder, symmetry_line
 from qsr.runs import replacing, write_atomically
 from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
@@ -37,6 +37,7 @@ class Evaluation:
         observables: see `qsr.estimators.Observables`.
         num_samples, num_sites: S and N.
         problem: the Hamiltonian in one line.
+        symmetry: of the sampler, and the number of images that it averages over; empty if there is none.
     """
 
     energy: Estimate
@@ -46,6 +47,7 @@ class Evaluation:
     num_samples: int
     num_sites: int
     problem: str
+    symmetry: str = ""
 
     @property
     def energy_per_site(self) -> Estimate:
@@ -61,6 +63,7 @@ class Evaluation:
         """Names and values as text."""
         rows = [
             ("problem", self.problem),
+            *([("symmetry", self.symmetry)] if self.symmetry else []),
             ("samples", str(self.num_samples)),
             ("energy", str(self.energy)),
             ("energy per site", str(self.energy_per_site)),
@@ -80,6 +83,7 @@ def evaluate(
     batch_size: int = 256,
     *,
     hamiltonian: Section = None,
+    symmetry: str | None = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -94,6 +98,8 @@ def evaluate(
         run: a run directory of qsr or of NN-QSR, or the result of a training job.
         num_samples: S, in batches of at most `batch_size`.
         hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
+        symmetry: reflections, point, translations or all: average p over it, for a run that was trained without. The energy
+            of a positive psi never rises by it; it costs as many times more as the group has elements.
         seed: of the draws, independent of those of training.
         device: auto, cpu, cuda or cuda:N, wherever the run was trained; the model of a `Run` stays where it is.
         output: directory for `evaluation.txt` and `samples.h5`; default the run's own.
@@ -102,10 +108,10 @@ def evaluate(
 
     Raises:
         ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, for a run over
-            ranges without a point in them, and for whatever `load_model` refuses.
+            ranges without a point in them, for a symmetry that the problem does not have, and for whatever `load_model` refuses.
     """
     starts = batches(num_samples, batch_size)
-    opened = open_sampler(run, "evaluate", device, hamiltonian)
+    opened = open_sampler(run, "evaluate", device, hamiltonian, symmetry)
     settings, model = opened.settings, opened.model
     target = results_folder(opened, output) if write else None
 
@@ -139,6 +145,7 @@ def evaluate(
         num_samples=num_samples,
         num_sites=lattice.num_sites,
         problem=settings.hamiltonian.describe(),
+        symmetry=symmetry_line(opened),
     )
     if target is not None:
         snapshots = _snapshots(settings, {name: np.concatenate(parts) for name, parts in kept.items()})
@@ -153,5 +160,6 @@ def _snapshots(settings: RunSettings, columns: dict[str, np.ndarray]) -> Snapsho
     lattice, hamiltonian = settings.hamiltonian.lattice(), dump_typed(settings.hamiltonian)
     configs = columns.pop("configs")
     params = {name: np.full(len(configs), value) for name, value in hamiltonian.items() if isinstance(value, float)}
-    attributes = {**lattice.attributes, "hamiltonian": hamiltonian}
+    symmetry = {} if settings.model.symmetry == "none" else {"symmetry": settings.model.symmetry}
+    attributes = {**lattice.attributes, "hamiltonian": hamiltonian, **symmetry}
     return Snapshots(configs, lattice.positions, columns, params, attributes)

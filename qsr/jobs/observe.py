@@ -18,7 +18,7 @@ from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_terms
 from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
-from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder
+from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder, symmetry_line
 from qsr.lattice import Lattice
 from qsr.runs import replacing
 from qsr.samplers.base import Sampler, draw_samples
@@ -43,6 +43,7 @@ class Observation:
         num_samples: S.
         lattice: of the run.
         problem: the Hamiltonian in one line.
+        symmetry: of the sampler, and the number of images that it averages over; empty if there is none.
     """
 
     order: Order
@@ -53,10 +54,12 @@ class Observation:
     num_samples: int
     lattice: Lattice
     problem: str
+    symmetry: str = ""
 
     def lines(self) -> list[str]:
         """The numbers as text, one quantity a line."""
-        rows = [("problem", self.problem), ("samples", str(self.num_samples))]
+        rows = [("problem", self.problem), *([("symmetry", self.symmetry)] if self.symmetry else [])]
+        rows.append(("samples", str(self.num_samples)))
         rows += [(name, str(value)) for name, value in self.order.scalars.items()]
         for name, index in self.momenta.items():
             rows.append((f"S({name})", str(self.order.structure_factor[index])))
@@ -85,6 +88,7 @@ def observe(
     regions: Sequence[str] = (),
     fidelity: str | Path | Run | None = None,
     hamiltonian: Section = None,
+    symmetry: str | None = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -103,6 +107,7 @@ def observe(
             swapped, S/2 in all.
         fidelity: another run on the same lattice, of which as many samples are drawn.
         hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
+        symmetry: over which p is averaged, as for `evaluate`; not that of the other run.
         seed: of the draws, independent of those of training and of `evaluate`.
         device: auto, cpu, cuda or cuda:N, for runs that are read.
         output: directory for `observables.h5` and `observables.png`; default the run's own.
@@ -116,7 +121,7 @@ def observe(
     starts = batches(num_samples, batch_size)
     if regions and (batch_size < 2 or num_samples < 4):
         raise ConfigError(f"SAMPLES={num_samples} BATCH={batch_size}: an entropy needs at least 4 samples and 2 per batch")
-    opened = open_sampler(run, "observe", device, hamiltonian)
+    opened = open_sampler(run, "observe", device, hamiltonian, symmetry)
     settings, model = opened.settings, opened.model
     lattice = settings.hamiltonian.lattice()
     named = _named_momenta(lattice, momenta)
@@ -154,6 +159,7 @@ def observe(
         num_samples=num_samples,
         lattice=lattice,
         problem=settings.hamiltonian.describe(),
+        symmetry=symmetry_line(opened),
     )
     if target is not None:
         with replacing(target / DATA_FILE) as temporary:

@@ -16,7 +16,9 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.points import at_point
 from qsr.runs import RunDirectory, read_run, restore_model
-from qsr.samplers import Sampler
+from qsr.samplers import Sampler, SymmetrizedSampler
+from qsr.samplers.group import NO_PHASE, symmetry_group
+from qsr.symmetries import SYMMETRIES
 from qsr.training import (
     Callback,
     HistoryWriter,
@@ -77,18 +79,22 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
         raise ConfigError(f"{command}: this is a run of a model on data ({settings.model.label_of_runs}); a sampler is needed")
 
 
-def open_sampler(run: str | Path | Run, command: str, device: str = "auto", hamiltonian: Section = None) -> Run:
+def open_sampler(
+    run: str | Path | Run, command: str, device: str = "auto", hamiltonian: Section = None, symmetry: str | None = None
+) -> Run:
     """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
 
     Args:
         hamiltonian: which one, for a run over ranges; see `at_point`.
+        symmetry: of the problem, over which p is averaged (see `qsr.symmetries.site_permutations`); default: as in training.
 
     Raises:
-        ConfigError: for the run of a model on data, for a device that this machine does not have, and for whatever
-            `load_model` and `at_point` refuse.
+        ConfigError: for the run of a model on data, for a device that this machine does not have, for whatever `load_model`
+            and `at_point` refuse, and for a symmetry that the problem does not have, or of a run that was trained with another.
     """
     opened = open_any_sampler(run, command, device)
-    return Run(opened.path, *at_point(opened.settings, opened.model, hamiltonian, command))
+    single = Run(opened.path, *at_point(opened.settings, opened.model, hamiltonian, command))
+    return single if symmetry is None else _symmetrized(single, symmetry)
 
 
 def open_any_sampler(run: str | Path | Run, command: str, device: str = "auto") -> Run:
@@ -99,6 +105,29 @@ def open_any_sampler(run: str | Path | Run, command: str, device: str = "auto") 
     stored = read_run(run)
     refuse_on_data(stored.settings, command)
     return Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
+
+
+def symmetry_line(run: Run) -> str:
+    """'point, 8 images', for tables; empty for a sampler without a symmetry."""
+    symmetry = run.settings.model.symmetry
+    return "" if symmetry == "none" else f"{symmetry}, {run.model.order} images"
+
+
+def _symmetrized(run: Run, symmetry: str) -> Run:
+    """The run of the model averaged over a symmetry; the model of the run given is left as it is."""
+    trained = run.settings.model.symmetry
+    if symmetry not in SYMMETRIES:
+        raise ConfigError(f"symmetry={symmetry}: must be one of {', '.join(SYMMETRIES)}")
+    if trained not in ("none", symmetry):
+        raise ConfigError(f"symmetry={symmetry}: the run was trained with symmetry={trained}, and is evaluated with that")
+    if symmetry == trained:
+        return run
+    if run.settings.model.phase:
+        raise ConfigError(f"symmetry={symmetry}: {NO_PHASE}")
+    problem = run.settings.hamiltonian
+    group = symmetry_group("symmetry", symmetry, problem.lattice(), problem)
+    settings = replace(run.settings, model=run.settings.model.updated({"symmetry": symmetry}))
+    return Run(run.path, settings, SymmetrizedSampler(run.model, group.to(run.model.device)).eval())
 
 
 def batches(num_samples: int, batch_size: int) -> range:
@@ -157,7 +186,7 @@ def build_model(settings: RunSettings) -> Sampler:
     device = find_device(settings.train.device)
     # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
     with forked_generators(seed=derived_seed(settings.train.seed, "init")):
-        model: Sampler = settings.build_sampler()
+        model: Sampler = settings.new_model()
     return model.to(device, getattr(torch, settings.train.number_format))
 
 
@@ -233,7 +262,9 @@ def _run_stage(
             train = settings.train
             parameters = sum(parameter.numel() for parameter in model.parameters())
             logger.info("%s", settings.hamiltonian.describe())
-            logger.info("%s with %d parameters in %s on %s", type(model).__name__, parameters, train.precision, model.device)
+            images = f" averaged over {model.order} images" if isinstance(model, SymmetrizedSampler) else ""
+            network = type(model.base if isinstance(model, SymmetrizedSampler) else model).__name__
+            logger.info("%s%s with %d parameters in %s on %s", network, images, parameters, train.precision, model.device)
             logger.info(
                 "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
                 *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),

@@ -80,7 +80,7 @@ def restore_model(stored: StoredRun, device: str | torch.device = "cpu") -> Any:
     """
     settings = stored.settings
     with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away: leave the user's generator alone
-        model = settings.model.build() if settings.on_data else settings.build_sampler()
+        model = settings.new_model()
     model.to(getattr(torch, settings.train.number_format))
     # A run that was interrupted on a smaller lattice of its curriculum.
     weights = model.resized_weights(stored.weights) if settings.train.curriculum else stored.weights

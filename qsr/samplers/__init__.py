@@ -8,3 +8,4 @@ from qsr.samplers.rnn import PatchedRNN as PatchedRNN
 from qsr.samplers.settings import LPTF as LPTF
 from qsr.samplers.settings import PTF as PTF
 from qsr.samplers.settings import RNN as RNN
+from qsr.samplers.symmetrized import SymmetrizedSampler as SymmetrizedSampler

@@ -8,10 +8,13 @@ from pydantic import model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.hparams.types import Patch, TypedSection, check_patch, patch_block, patch_sites
+from qsr.samplers.group import NO_PHASE, symmetry_group
+from qsr.symmetries import Symmetry
 
 if TYPE_CHECKING:
+    from qsr.hamiltonians.settings import LatticeHparams
     from qsr.lattice import Lattice
-    from qsr.samplers.base import AutoregressiveSampler
+    from qsr.samplers.base import AutoregressiveSampler, CountedSampler
     from qsr.samplers.embedding import Tokens
 
 MAX_TABLE_SITES = 12  # a conditional is a table over 2^p patches
@@ -52,6 +55,11 @@ class SamplerHparams(Hparams):
     phase_Nh: int = Hparam(64, ge=1, help="width of the hidden layers of the phase")
     phase_layers: int = Hparam(2, ge=1, help="number of hidden layers of the phase")
 
+    symmetry: Symmetry = Hparam(
+        "none",
+        help="average p over images under the point group, reflections, translations or all: as many times the cost",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _read_shorthands(cls, values: Any) -> Any:
@@ -87,6 +95,12 @@ class SamplerHparams(Hparams):
             self.embedding.check_sampler(self.section, patch_sites(self.patch), self["Nh"])
         return self
 
+    @model_validator(mode="after")
+    def _one_phase(self) -> Any:
+        if self.phase and self.symmetry != "none":
+            raise ConfigError(f"{self.section}.symmetry={self.symmetry}: {NO_PHASE}")
+        return self
+
     def check_lattice(self, shape: tuple[int, int]) -> int:
         """Check this model against a lattice of `shape` = (Lx, Ly); the number of patches in its sequence.
 
@@ -98,42 +112,53 @@ class SamplerHparams(Hparams):
             raise ConfigError(f"{self.section}.L={self.L}: the lattice has {shape[0]}*{shape[1]} = {num_sites} sites")
         return check_patch(self.section, self.patch, shape)
 
-    def build(self, lattice: Lattice, context_size: int | None = None) -> AutoregressiveSampler:
+    def build(self, lattice: Lattice, context_size: int | None = None, problem: LatticeHparams | None = None) -> CountedSampler:
         """The sampler on `lattice`, with torch's initial weights (from its global generator).
 
         Args:
             context_size: width of the vector that every sample is conditioned on; None for no conditioning.
+            problem: on this lattice, whose Hamiltonian must have the symmetries that p gets; without one, all of the lattice.
 
         Raises:
-            ConfigError: see `check_lattice`.
+            ConfigError: see `check_lattice` and `check_symmetry`.
         """
-        raise TypeError(f"{type(self).__name__} is an abstract section")
+        from qsr.samplers.phase import PhaseNetwork
+        from qsr.samplers.symmetrized import SymmetrizedSampler
 
-    def build_for(self, problem: Any) -> AutoregressiveSampler:
+        self.check_lattice(lattice.shape)
+        sampler = self._network(lattice, context_size)
+        if self.phase:  # its weights are drawn last, so that those of p stay as they are
+            sampler.add_phase(PhaseNetwork(sampler.num_sites, self.phase_Nh, self.phase_layers, context_size))
+        if self.symmetry == "none":
+            return sampler
+        return SymmetrizedSampler(sampler, symmetry_group(f"{self.section}.symmetry", self.symmetry, lattice, problem))
+
+    def build_for(self, problem: LatticeHparams) -> CountedSampler:
         """The sampler for a problem: of one Hamiltonian, or of all in its ranges (see `ConditionedSampler`).
 
-        Args:
-            problem: settings of a Hamiltonian.
-
         Raises:
-            ConfigError: see `check_lattice`.
+            ConfigError: see `build`.
         """
         if not problem.ranges:
-            return self.build(problem.lattice())
+            return self.build(problem.lattice(), problem=problem)
         from qsr.samplers.conditioned import ConditionedSampler, parameter_network
 
         width = self["Nh"]  # the only width of a context that every sampler takes
-        return ConditionedSampler(
-            self.build(problem.lattice(), context_size=width), parameter_network(len(problem.ranges), width), problem.ranges
-        )
+        base: Any = self.build(problem.lattice(), context_size=width)
+        return ConditionedSampler(base, parameter_network(len(problem.ranges), width), problem.ranges)
 
-    def _with_phase(self, sampler: AutoregressiveSampler, context_size: int | None) -> AutoregressiveSampler:
-        """The sampler with the phase of these settings; its weights are drawn last, so that those of p stay as they are."""
-        if self.phase:
-            from qsr.samplers.phase import PhaseNetwork
+    def check_symmetry(self, problem: LatticeHparams) -> None:
+        """Whether a problem has the symmetry that p is to have.
 
-            sampler.add_phase(PhaseNetwork(sampler.num_sites, self.phase_Nh, self.phase_layers, context_size))
-        return sampler
+        Raises:
+            ConfigError: if its lattice or its Hamiltonian has none.
+        """
+        if self.symmetry != "none":
+            symmetry_group(f"{self.section}.symmetry", self.symmetry, problem.lattice(), problem)
+
+    def _network(self, lattice: Lattice, context_size: int | None) -> AutoregressiveSampler:
+        """The network of p."""
+        raise TypeError(f"{type(self).__name__} is an abstract section")
 
 
 class _TableHead(SamplerHparams):
@@ -157,14 +182,13 @@ class RNN(_TableHead):
     Nh: int = Hparam(64, ge=1, help="hidden width")
     rnntype: Literal["GRU", "ELMAN"] = Hparam("GRU", help="recurrent cell")
 
-    def build(self, lattice: Lattice, context_size: int | None = None) -> AutoregressiveSampler:
+    def _network(self, lattice: Lattice, context_size: int | None) -> AutoregressiveSampler:
         from qsr.samplers.rnn import PatchedRNN
 
-        self.check_lattice(lattice.shape)
         self.check_context(context_size)
         tokens = self.embedding
         layer = tokens.build_tokens(patch_sites(self.patch), self.Nh) if isinstance(tokens, TokenHparams) else None
-        return self._with_phase(PatchedRNN(lattice, self.patch, self.Nh, self.rnntype, tokens=layer), context_size)
+        return PatchedRNN(lattice, self.patch, self.Nh, self.rnntype, tokens=layer)
 
     def check_context(self, context_size: int | None) -> None:
         """The context of an RNN is its initial hidden state, so the widths must be equal."""
@@ -218,12 +242,11 @@ class PTF(TransformerHparams, _TableHead):
 
     repeat_pre: bool = Hparam(False, help="as subsampler: repeat the context for every token instead of projecting it")
 
-    def build(self, lattice: Lattice, context_size: int | None = None) -> AutoregressiveSampler:
+    def _network(self, lattice: Lattice, context_size: int | None) -> AutoregressiveSampler:
         from qsr.samplers.ptf import PatchedTransformer
 
-        self.check_lattice(lattice.shape)
         self.check_context(context_size)
-        return self._with_phase(PatchedTransformer(lattice, self, context_size), context_size)
+        return PatchedTransformer(lattice, self, context_size)
 
     def check_context(self, context_size: int | None) -> None:
         """A repeated context is added to the tokens as it is, so the widths must be equal."""
@@ -269,6 +292,10 @@ class LPTF(TransformerHparams):
             raise ConfigError(
                 f"{inner.section}.phase=True: a phase belongs to all sites, not to a large patch; write --lptf phase=True"
             )
+        if inner.symmetry != "none":
+            raise ConfigError(
+                f"{inner.section}.symmetry={inner.symmetry}: the symmetries are those of all sites; write --lptf symmetry=..."
+            )
         inner.check_lattice(self.patch_shape())
         if isinstance(inner, (RNN, PTF)):
             inner.check_context(self.Nh)
@@ -287,8 +314,7 @@ class LPTF(TransformerHparams):
         inner: Any = self.subsampler
         return num_large * int(inner.check_lattice(self.patch_shape()))
 
-    def build(self, lattice: Lattice, context_size: int | None = None) -> AutoregressiveSampler:
+    def _network(self, lattice: Lattice, context_size: int | None) -> AutoregressiveSampler:
         from qsr.samplers.lptf import LargePatchedTransformer
 
-        self.check_lattice(lattice.shape)
-        return self._with_phase(LargePatchedTransformer(lattice, self, context_size), context_size)
+        return LargePatchedTransformer(lattice, self, context_size)

@@ -15,7 +15,7 @@ from qsr.estimators.local_energy import deviations, differentiable_local_energy,
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, can_sample, sampled_local_energy
 from qsr.hamiltonians.base import Hamiltonian
 from qsr.hparams import ConfigError
-from qsr.samplers.base import AutoregressiveSampler, Sampler, draw_samples
+from qsr.samplers.base import CountedSampler, Sampler, draw_samples
 from qsr.samplers.heap import HEAP_SHARE, make_room
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import generator_for, seed_dropout
@@ -36,14 +36,14 @@ def endless_steps(seed: int, first: int, minibatches: int) -> Iterator[list[Batc
 
 def graph_rows(model: Sampler, memory_bytes: int) -> int:
     """Rows whose graph of log p fits into the memory; all of them for a model that does not count what it takes."""
-    if not isinstance(model, AutoregressiveSampler):
+    if not isinstance(model, CountedSampler):
         return 2**62
     return max(1, int(HEAP_SHARE * memory_bytes) // model.gradient_bytes())
 
 
 def room_for_graph(model: Sampler, rows: int, memory_bytes: int) -> None:
     """Before the gradient of so many rows."""
-    if isinstance(model, AutoregressiveSampler):
+    if isinstance(model, CountedSampler):
         make_room(rows * model.gradient_bytes(), memory_bytes)
 
 

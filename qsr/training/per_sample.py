@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError
-from qsr.samplers.base import AutoregressiveSampler, Sampler, networks_in
+from qsr.samplers.base import CountedSampler, Sampler, networks_in
 from qsr.samplers.heap import HEAP_SHARE, make_room
 from qsr.training.layer_gradients import layer_gradients
 from qsr.training.protocols import BatchKey
@@ -128,7 +128,7 @@ class PerSampleGradients:
     def _chunks(self, rows: int, group: range | None = None) -> Iterator[slice]:
         """Rows whose graph is held at once, for a group with their gradients of its parameters, beside the block of it."""
         graph = GRAPH_FACTOR * self.num_parameters * self._itemsize
-        if isinstance(self.model, AutoregressiveSampler):
+        if isinstance(self.model, CountedSampler):
             graph = self.model.gradient_bytes(per_sample=group is not None)
         columns = 0 if group is None else self._width(group) * self._itemsize
         block = len(self.functions) * rows * columns

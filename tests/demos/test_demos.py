@@ -107,3 +107,8 @@ def test_phase_diagram_of_one_network(tmp_path: Path) -> None:
     order = [point.found["staggered_abs"].mean for point in found.points]
     assert order[0] < order[1] < order[2]
     assert len(list(tmp_path.rglob("scan.png"))) == 1
+
+
+def test_symmetries(tmp_path: Path) -> None:
+    trained, averaged, tuned = demo("symmetries").main(steps=40, directory=str(tmp_path)).values()
+    assert 0 < tuned < trained and 0 < averaged < trained
