@@ -13,6 +13,7 @@ from qsr.cli.main import main
 from qsr.hamiltonians import configurations
 from qsr.hparams import ConfigError, parse_grid
 from qsr.jobs import suggested_scan
+from qsr.jobs.run import open_sampler
 from qsr.jobs.snapshots import make_snapshots
 from qsr.snapshots import read_snapshots
 
@@ -121,6 +122,21 @@ def test_what_is_refused_in_one_line(
     assert command(*words.replace("RUN", str(run.path)).replace("ONE", str(single.path)).split()) == 2
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) == 1 and re.search(message, said), said
+
+
+def test_a_point_may_be_averaged_over_a_symmetry(run: qsr.Run) -> None:
+    configs, hamiltonian = configurations(6), PROBLEM.updated(POINT).build()
+    opened = open_sampler(run, "here", hamiltonian=POINT, symmetry="point")
+    psi = (0.5 * opened.model.log_prob(configs).detach().double()).exp().numpy()
+    assert psi @ psi == pytest.approx(1, abs=1e-6)
+    averaged = float(psi @ (hamiltonian.to_sparse() @ psi)) / 6
+    assert averaged < enumerated(run, **POINT)[0], "exact: psi >= 0 and H has the symmetry"
+    found = qsr.evaluate(run, 4096, hamiltonian=POINT, symmetry="point")  # type: ignore[arg-type]
+    assert abs(found.energy_per_site.mean - averaged) < 4 * found.energy_per_site.error
+    with pytest.raises(
+        ConfigError, match=r"rnn\.symmetry=point: is for one Hamiltonian, and rydberg\.V=5:7 is for many; train without"
+    ):
+        qsr.train(PROBLEM, qsr.RNN(patch=1, symmetry="point"), {"dir": "<NONE>"})
 
 
 def test_a_plot_has_the_mean_energies_of_the_training(run: qsr.Run, tmp_path: Path) -> None:
