@@ -145,3 +145,16 @@ def test_drawn_flips_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.flips=4: drawn flips belong to one network, and rnn\.symmetry=point"):
         start(tmp_path, qsr.RNN(Nh=8, patch=1, symmetry="point"), flips=4)
     assert not list(tmp_path.rglob("settings.json"))
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    """A symmetric sampler learns them; readout errors are refused before there is a directory."""
+    run = start(tmp_path, qsr.RNN(Nh=8, patch=1), steps=1)
+    qsr.evaluate(run, 64, write=True)
+    train = {"K": 32, "steps": 1, "dir": str(tmp_path / "learned")}
+    problem, model = qsr.Rydberg(Lx=2, Ly=3), qsr.RNN(Nh=8, patch=1, symmetry="point")
+    data = {"file": str(run.path / "samples.h5"), "e10": 0.05, "e01": 0.0}
+    with pytest.raises(ConfigError, match=r"rnn\.symmetry=point: readout errors are taken off patch by patch"):
+        qsr.train(problem, model, train=train, data=data)
+    assert not (tmp_path / "learned").exists()
+    assert qsr.train(problem, model, train=train, data={**data, "e10": 0.0}).model.order == 4
