@@ -20,12 +20,18 @@ class PointCommand(click.Command):
         inside = False
         for index, word in enumerate(args):
             following = args[index + 1] if index + 1 < len(args) else ""
-            if word == FLAG and "=" in following and not following.startswith("-"):
+            if word == FLAG and _is_setting(following):
                 inside = True
                 continue
-            inside = inside and "=" in word and not word.startswith("-")
+            inside = inside and _is_setting(word)
             spread += [FLAG, word] if inside else [word]
         return super().parse_args(ctx, spread)
+
+
+def _is_setting(word: str) -> bool:
+    """Whether it is name=value; directories of runs have '=' in their names, too."""
+    name, equals, _ = word.partition("=")
+    return bool(equals) and name.isidentifier()
 
 
 def point_option(help: str, metavar: str = "name=value ...", **options: Any) -> Any:

@@ -33,6 +33,7 @@ CELLS: dict[str, Cell] = {
 }
 
 _MOST_DISTANCES = 64  # of free positions
+_BOND = 1.3  # between 1, the side of a square, and its diagonal
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,17 @@ class Lattice:
     def bonds(self) -> NDArray[np.int64]:
         """(number of bonds, 2) nearest-neighbour pairs i < j, each once.
 
-        Pairs within 1 % of the smallest distance (files of positions are rounded); a periodic direction of length 2 has
-        one bond, not two.
+        Of sites at free positions all pairs up to 1.3 times the distance from one of them to its nearest site: arrays are
+        stretched, and atoms sit beside their places; diagonals of a square are longer. A periodic direction of length 2 has one
+        bond, not two.
         """
         distance = self.distances() + np.diag(np.full(self.num_sites, np.inf))
-        first, second = np.nonzero(np.triu(distance < distance.min() * 1.01, k=1))
+        if self.coordinates is None or self.periods:
+            limit: Any = distance.min() * 1.01
+        else:
+            nearest = distance.min(axis=1)
+            limit = _BOND * np.maximum(nearest[:, None], nearest)
+        first, second = np.nonzero(np.triu(distance < limit, k=1))
         return np.stack([first, second], axis=1)
 
     def distance_groups(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -158,9 +165,13 @@ class Lattice:
 
     @property
     def has_sublattices(self) -> bool:
-        """Whether the checkerboard order means something: on a grid, or where bonds join all sites in alternation."""
+        """Whether the checkerboard order means something: where bonds join all sites, and always sites of unequal sign.
+
+        Not on periodic rings of odd length, nor where bonds make triangles.
+        """
         if self.coordinates is None:
-            return True
+            around = {"open": (), "cylinder": (self.Ly,), "periodic": self.shape}[self.boundary]
+            return all(length % 2 == 0 or length == 1 for length in around)
         bonds, signs = self.bonds(), self.sublattice_signs()
         reached = np.arange(self.num_sites) == 0
         for _ in range(self.num_sites):
@@ -172,7 +183,8 @@ class Lattice:
         """Site indices of a region: 'rows:2' (x < 2), 'columns:1' (y < 1), or 'sites:0,1,5'.
 
         Raises:
-            ConfigError: for another form, and for rows, columns or sites that the lattice does not have.
+            ConfigError: for another form, for rows, columns or sites that the lattice does not have, and for rows and columns
+                of a lattice that is no rectangle.
         """
         kind, _, value = text.partition(":")
         words = value.split(",")
@@ -180,6 +192,8 @@ class Lattice:
             numbers = [int(word) for word in words]
             if kind == "sites" and len(set(numbers)) == len(numbers) and max(numbers) < self.num_sites:
                 return np.array(numbers)
+            if kind in ("rows", "columns") and self.coordinates is not None:
+                raise ConfigError(f"region={text}: this lattice is no rectangle of sites; expected sites:I,J,...")
             sites = np.arange(self.num_sites).reshape(self.shape)
             if kind == "rows" and 1 <= numbers[0] <= self.Lx:
                 return sites[: numbers[0]].ravel()
@@ -230,7 +244,7 @@ def reduced_periods(first: NDArray[np.float64], second: NDArray[np.float64]) -> 
     while True:
         if first @ first > second @ second:
             first, second = second, first
-        steps = np.round(first @ second / (first @ first))
-        if steps == 0:
+        shorter = second - np.round(first @ second / (first @ first)) * first
+        if shorter @ shorter >= second @ second * (1 - 1e-12):  # rounding would take half a step to and fro for ever
             return np.stack([first, second])
-        second = second - steps * first
+        second = shorter

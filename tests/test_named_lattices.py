@@ -11,7 +11,7 @@ import pytest
 import qsr
 from qsr.graph.snapshots import lattice_edges
 from qsr.hparams import ConfigError, RunSettings
-from qsr.lattice import CELLS, Lattice
+from qsr.lattice import CELLS, Lattice, reduced_periods
 from qsr.snapshots import read_snapshots
 from tests.hamiltonians.test_site_values import on
 
@@ -153,3 +153,39 @@ def test_patches_and_curricula_that_need_a_rectangle_are_refused() -> None:
         tree({"type": "rydberg", "lattice": "kagome"}, {"L": 10})
     with pytest.raises(ConfigError, match=r"train\.L=10: rydberg has 3\*Lx\*Ly = 3\*2\*2 = 12 sites \(kagome\)"):
         tree(kagome, {"L": 10})
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_reduction_ends_for_every_size(kind: Any) -> None:
+    """5x1, 10x2 and 11x1 have translations half a step apart, which rounding took to and fro."""
+    a1, a2 = (np.array(vector) for vector in CELLS[kind][:2])
+    for x, y in itertools.product(range(1, 13), repeat=2):
+        first, second = reduced_periods(x * a1, y * a2)
+        assert abs(np.linalg.det([first, second])) == pytest.approx(abs(np.linalg.det([x * a1, y * a2])))
+        assert first @ first <= second @ second * (1 + 1e-9) and abs(first @ second) <= first @ first * (0.5 + 1e-9)
+
+
+def test_odd_rings_have_no_checkerboard() -> None:
+    for shape, boundary, expected in (
+        ((3, 3), "open", True),
+        ((3, 3), "periodic", False),
+        ((4, 3), "cylinder", False),
+        ((3, 4), "cylinder", True),
+        ((4, 2), "periodic", True),
+        ((5, 1), "periodic", False),
+    ):
+        lattice = Lattice(*shape, boundary)  # type: ignore[arg-type]
+        bonds, signs = lattice.bonds(), lattice.sublattice_signs()
+        assert lattice.has_sublattices == (signs[bonds[:, 0]] == -signs[bonds[:, 1]]).all() == expected
+
+
+def test_a_stretched_and_disordered_square_is_one() -> None:
+    square = Lattice(4, 3)
+    rng = np.random.default_rng(0)
+    places = square.positions * [6.1, 5.6] + rng.uniform(-0.2, 0.2, (12, 2))
+    assert np.array_equal(Lattice.from_positions(places).bonds(), square.bonds())
+    assert abs(Lattice.from_positions(places).sublattice_signs() @ square.sublattice_signs()) == 12
+    for kind in NAMED:
+        open_one = Lattice.named(kind, 3, 3)
+        distance = open_one.distances()
+        assert len(open_one.bonds()) == (np.triu(np.abs(distance - 1) < 1e-9, k=1)).sum()

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qsr.estimators.statistics import Estimate
 
 _ROUNDS = 200  # the slope has settled after ten, or never does
+_SETTLED = 1e-9  # of the slope's own error
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ def fit_line(x: ArrayLike, y: ArrayLike, covariance: ArrayLike) -> Line:
     xx, xy, yy = errors[:, 0, 0], errors[:, 0, 1], errors[:, 1, 1]
     if len(px) < 2 or np.ptp(px) == 0:
         raise ValueError("a line needs points at two different x")
+    origin = float(py.mean())  # energies have a thousand times the digits of the differences that make the slope
+    py = py - origin
     slope = float(np.polyfit(px, py, 1)[0])
     for _ in range(_ROUNDS):
         weight, adjusted, mean_x, mean_y = _york(px, py, xx, xy, yy, slope)
         previous, slope = slope, float((weight * adjusted) @ (py - mean_y) / ((weight * adjusted) @ (px - mean_x)))
-        if abs(slope - previous) <= 1e-13 * abs(slope):
+        spread = float(weight @ (adjusted - weight @ adjusted / weight.sum()) ** 2)
+        if abs(slope - previous) <= _SETTLED / math.sqrt(spread):
             break
     else:
         raise ValueError("no line fits: the points are too close for their errors")
@@ -54,7 +58,7 @@ def fit_line(x: ArrayLike, y: ArrayLike, covariance: ArrayLike) -> Line:
     centre = float(weight @ on_line / weight.sum())
     slope_variance = float(1 / (weight @ (on_line - centre) ** 2))
     return Line(
-        Estimate(intercept, math.sqrt(1 / float(weight.sum()) + centre**2 * slope_variance)),
+        Estimate(intercept + origin, math.sqrt(1 / float(weight.sum()) + centre**2 * slope_variance)),
         Estimate(slope, math.sqrt(slope_variance)),
         float(weight @ (py - intercept - slope * px) ** 2),
     )

@@ -81,6 +81,11 @@ class LatticeHparams(Hparams):
         return 1.0
 
     @property
+    def basis(self) -> str:
+        """Of the amplitudes psi(n), as far as it is not that of n_i alone."""
+        return "n_i"
+
+    @property
     def length_unit(self) -> str:
         """What distances are in units of."""
         return "lattice constants"

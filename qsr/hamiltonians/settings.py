@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from qsr.hamiltonians.family import RydbergFamily
 
 
+FAR = 3.0  # from one lattice constant: distances are in another unit
+
+
 class Rydberg(LatticeHparams):
     """Rydberg atoms: H = -(Omega/2) sum_i X_i - delta sum_i n_i + V sum_{i<j} n_i n_j / |r_i - r_j|^6.
 
@@ -77,6 +80,12 @@ class Rydberg(LatticeHparams):
                 raise ConfigError(f"rydberg.positions: excludes boundary={self.boundary}; free positions have an open boundary")
             if self.geometry != "square":
                 raise ConfigError(f"rydberg.positions: excludes lattice={self.geometry}; the coordinates set the sites")
+            nearest = Lattice.from_positions(self.positions).distance_groups()[0][0]
+            if self.units is None and "V" not in self.model_fields_set and not 1 / FAR < nearest < FAR:
+                raise ConfigError(
+                    f"rydberg.V: its default is for distances in lattice constants, but the nearest positions are {nearest:g} "
+                    "apart; give units=rad/us (or MHz), C6, Omega and delta, or V, the interaction at distance 1"
+                )
         return self
 
     @model_validator(mode="after")
@@ -222,6 +231,10 @@ class Heisenberg(LatticeHparams):
                     "so no change of basis makes all amplitudes positive (sign_rule=False, for a model with phase=True)"
                 )
         return self
+
+    @property
+    def basis(self) -> str:
+        return "n_i with the sign rule" if self.sign_rule else "n_i"
 
     def build(self) -> Hamiltonian:
         from qsr.hamiltonians.heisenberg import HeisenbergHamiltonian

@@ -170,6 +170,8 @@ def _values(schema: type[Hparams], name: str, text: str) -> list[Any]:
             raise ConfigError(f"{schema.label(name)}={part}: expected first:last:step, such as 0:3:0.25") from None
         if count < 0:
             raise ConfigError(f"{schema.label(name)}={part}: the steps lead away from the last value")
+        if count == 0 and first != last:
+            raise ConfigError(f"{schema.label(name)}={part}: first:last:step, and one step of {step} is beyond the last value")
         found += [float(first + index * step) for index in range(count + 1)]
     return found
 

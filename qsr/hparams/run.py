@@ -130,6 +130,11 @@ class RunSettings:
                 f"{self.model.section}.symmetry={self.model.symmetry}: is for one Hamiltonian, and {where} is for many; train "
                 f"without, and give it with a point: qsr load RUN --rydberg {name}={found.middle:g} --symmetry point"
             )
+        if self.train.curriculum and "positions" in self.model and self.model["positions"] == "sinusoidal":
+            raise ConfigError(
+                f"{self.model.section}.positions=sinusoidal: with {where} the model has a vector for each position, which only "
+                "learned positions take to the next lattice of train.curriculum"
+            )
         points = self.train.points_per_minibatch
         if self.train.K % points or self.train.K < 2 * points:
             raise ConfigError(

@@ -49,7 +49,7 @@ class Comparison:
                 "V-score": f"{result.v_score:.2e}",
             }
             if any(other is not None for other in self.exact):
-                row["rel. error"] = "" if exact is None else f"{(result.energy_per_site.mean - exact) / abs(exact):.1e}"
+                row["rel. error"] = "" if not exact else f"{(result.energy_per_site.mean - exact) / abs(exact):.1e}"
             if len({other.settings.hamiltonian.describe() for other in self.runs}) > 1:
                 row["problem"] = run.settings.hamiltonian.describe()
             found.append(row)
@@ -86,8 +86,8 @@ class Comparison:
                 axes.axhline(exact, color="0.4", ls="--", lw=1)
         margin = 0.15 * max(max(lowest) - min(lowest), 1e-3)
         course.set_ylim(min(lowest) - margin, max(lowest) + margin)
-        unit = self.runs[0].settings.hamiltonian.energy_unit
-        course.set(xlabel="step", ylabel=f"energy per site ({in_symbols(unit)})", title="training")
+        units = {in_symbols(run.settings.hamiltonian.energy_unit): None for run in self.runs}
+        course.set(xlabel="step", ylabel=f"energy per site ({', '.join(units)})", title="training")
         final.set(xlabel="run", title="fresh samples; dashed: exact" if known else "fresh samples")
         final.set_xticks(range(len(self.runs)), [str(number) for number in range(len(self.runs))])
         final.set_xlim(-0.5, len(self.runs) - 0.5)

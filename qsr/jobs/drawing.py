@@ -22,7 +22,8 @@ DRAWN_SNAPSHOTS = 9
 PANEL = 1.35  # width over height of a panel
 DPI = 150
 DENSITY = r"density $\langle n_i\rangle$"
-STRUCTURE_FACTOR = r"$S(k) = (\langle|\rho_k|^2\rangle - |\langle\rho_k\rangle|^2)\,/\,N$"
+_APART = 0.03  # of the shortest distance
+STRUCTURE_FACTOR = r"connected $S(k) = (\langle|\rho_k|^2\rangle - |\langle\rho_k\rangle|^2)\,/\,N$"
 
 
 def sheet(width: float, height: float) -> Any:
@@ -114,7 +115,9 @@ def draw_correlation(axis: Any, order: Order, unit: str) -> None:
     """Connected density correlation against distance, averaged over pairs at equal distance."""
     found = order.connected_correlation
     axis.axhline(0, color="0.7", lw=0.8)
-    axis.errorbar(order.distances, found.mean, found.error, fmt="o-", color=COLOURS[0], ms=3, lw=0.8, capsize=2)
+    # Atoms beside their places have distances close to each other, which a line would join up and down.
+    style = "o-" if np.diff(order.distances).min(initial=np.inf) > _APART * order.distances[:1].sum() else "o"
+    axis.errorbar(order.distances, found.mean, found.error, fmt=style, color=COLOURS[0], ms=3, lw=0.8, capsize=2)
     axis.set(xlabel=f"distance ({in_symbols(unit)})", ylabel=r"$\langle n_i n_j\rangle - \langle n_i\rangle\langle n_j\rangle$")
 
 

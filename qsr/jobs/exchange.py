@@ -58,6 +58,8 @@ def import_snapshots(
     """
     measured = read_measured(source)
     if file is not None:
+        if Path(file).suffix.lower() not in (".h5", ".hdf5"):
+            raise ConfigError(f"{file}: snapshots are written as HDF5; expected a name that ends in .h5")
         check_writable(Path(file).resolve().parent, "OUT")
     sites = measured.configs.shape[1]
     places = measured.positions if positions is None else site_positions(positions)
@@ -126,7 +128,7 @@ def export_snapshots(source: str | Path, file: str | Path) -> int:
     else:
         arrays = {"configs": snapshots.configs, "positions": snapshots.positions, **snapshots.columns}
         arrays |= {f"params/{name}": values for name, values in snapshots.params.items()}
-        text = json.dumps(snapshots.attributes, default=lambda value: value.item())
+        text = json.dumps(snapshots.attributes, default=lambda value: value.tolist())
         with replacing(file) as temporary:
             np.savez_compressed(temporary, **{"attributes": np.array(text), **arrays})  # type: ignore[arg-type]
     return len(snapshots.configs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from qsr.estimators.extrapolation import Line, fit_line
 from qsr.hparams import ConfigError
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, batches, check_writable, open_sampler
-from qsr.runs import replacing
+from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.run import Run, batches, open_sampler
 from qsr.samplers.base import draw_samples
 from qsr.training.precision import computing_in, reporting_precision
 from qsr.training.random import generator_for
@@ -97,7 +98,7 @@ def extrapolate(
     if len(runs) < 2:
         raise ConfigError(f"RUN: a line needs at least 2 runs, found {len(runs)}")
     if picture is not None:
-        check_writable(Path(picture).parent)
+        check_picture(picture)
     opened = [open_sampler(run, "extrapolate", device) for run in runs]
     names = tuple(str(run.path or f"run {index}") for index, run in enumerate(opened))
     first = opened[0].settings.hamiltonian
@@ -119,8 +120,7 @@ def extrapolate(
         raise ConfigError(f"{', '.join(names)}: {error}; take runs that are converged to different degrees") from None
     result = Extrapolation(names, values[:, 1], values[:, 0], covariances, line, num_samples, first.describe())
     if picture is not None:
-        with replacing(picture) as temporary:
-            _draw(temporary, result, first.energy_unit)
+        write_picture(_drawn(result, in_symbols(first.energy_unit)), picture)
     return result
 
 
@@ -146,16 +146,14 @@ def _measure(run: Run, sizes: list[int], seed: int, number: int, bar: tqdm) -> t
     return values, jacobian @ moments.covariance @ jacobian.T / moments.count
 
 
-def _draw(path: Path, found: Extrapolation, unit: str) -> None:
-    from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+def _drawn(found: Extrapolation, unit: str) -> Any:
+    figure = sheet(6, 4.5)
     axis = figure.subplots()
     errors = np.sqrt(np.diagonal(found.covariances, axis1=1, axis2=2))
-    axis.errorbar(found.variances, found.energies, errors[:, 1], errors[:, 0], fmt="o", ms=4, capsize=2)
+    axis.errorbar(found.variances, found.energies, errors[:, 1], errors[:, 0], fmt="o", color=COLOURS[0], ms=4, capsize=2)
     ends = np.array([0.0, 1.05 * found.variances.max()])
-    axis.plot(ends, found.line.intercept.mean + found.line.slope.mean * ends, lw=0.8)
-    axis.errorbar([0], [found.energy.mean], [found.energy.error], fmt="s", ms=4, capsize=2, color="C1")
+    axis.plot(ends, found.line.intercept.mean + found.line.slope.mean * ends, color=COLOURS[0], lw=0.8)
+    axis.errorbar([0], [found.energy.mean], [found.energy.error], fmt="s", ms=4, capsize=2, color=COLOURS[1])
     axis.set(xlabel=f"Var E_loc / N ({unit}^2)", ylabel=f"E/N ({unit})", title=f"zero variance: {found.energy}")
     figure.suptitle(found.problem, fontsize=10)
-    figure.savefig(path, dpi=120, format="png")
+    return figure

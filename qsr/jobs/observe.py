@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -61,6 +62,9 @@ class Observation:
         rows = [("problem", self.problem), *([("symmetry", self.symmetry)] if self.symmetry else [])]
         rows.append(("samples", str(self.num_samples)))
         rows += [(name, str(value)) for name, value in self.order.scalars.items()]
+        if not self.lattice.has_sublattices:
+            why = "none of a checkerboard: bonds of neighbours do not alternate between two sublattices; see --momentum"
+            rows.append(("order parameter", why))
         for name, index in self.momenta.items():
             rows.append((f"S({name})", str(self.order.structure_factor[index])))
             rows.append((f"S({name}) connected", str(self.order.connected_structure_factor[index])))
@@ -104,7 +108,7 @@ def observe(
         num_samples: S, in batches of at most `batch_size`.
         momenta: wave vectors beside the lattice's own: 'pi,pi/2', or two numbers in 1/(lattice constant).
         regions: whose second Renyi entropy is wanted: 'rows:2', 'columns:1', 'sites:0,1,5'. Pairs of samples of one batch are
-            swapped, S/2 in all.
+            swapped, at most S/2 in all.
         fidelity: another run on the same lattice, of which as many samples are drawn.
         hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
         symmetry: over which p is averaged, as for `evaluate`; not that of the other run.
@@ -115,8 +119,8 @@ def observe(
         progress: show a tqdm bar on stderr.
 
     Raises:
-        ConfigError: for numbers of samples, momenta or regions that make no sense, another lattice, an output that cannot be
-            written, and for whatever `load_model` refuses.
+        ConfigError: for numbers of samples, momenta or regions that make no sense, another lattice or basis, an output that
+            cannot be written, and for whatever `load_model` refuses.
     """
     starts = batches(num_samples, batch_size)
     if regions and (batch_size < 2 or num_samples < 4):
@@ -126,7 +130,7 @@ def observe(
     lattice = settings.hamiltonian.lattice()
     named = _named_momenta(lattice, momenta)
     sites = {region: lattice.region(region) for region in regions}
-    other = None if fidelity is None else _on_the_same_lattice(open_sampler(fidelity, "observe", device), lattice)
+    other = None if fidelity is None else _comparable(open_sampler(fidelity, "observe", device), settings.hamiltonian)
     target = results_folder(opened, output) if write else None
 
     keep_freed_memory()
@@ -189,16 +193,19 @@ def momentum(text: str) -> tuple[float, float]:
 def _named_momenta(lattice: Lattice, momenta: Sequence[str | tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """The checkerboard's wave vector on a grid, and those that were asked for."""
     wanted = list(momenta)
-    if lattice.coordinates is None:
+    if lattice.coordinates is None and lattice.has_sublattices:
         wanted.insert(0, ",".join("pi" if length > 1 else "0" for length in lattice.shape))
     return {k if isinstance(k, str) else f"{k[0]:g},{k[1]:g}": momentum(k) if isinstance(k, str) else k for k in wanted}
 
 
-def _on_the_same_lattice(other: Run, lattice: Lattice) -> Sampler:
-    theirs = other.settings.hamiltonian.lattice()
+def _comparable(other: Run, problem: Any) -> Sampler:
+    lattice, theirs = problem.lattice(), other.settings.hamiltonian.lattice()
     if (theirs.shape, theirs.coordinates) != (lattice.shape, lattice.coordinates):
         found = "other positions" if theirs.shape == lattice.shape else f"{theirs.Lx}x{theirs.Ly} sites"
         raise ConfigError(f"fidelity={other.path}: expected a run on the same {lattice.Lx}x{lattice.Ly} sites, found {found}")
+    bases = [section.basis for section in (problem, other.settings.hamiltonian)]
+    if bases[0] != bases[1]:
+        raise ConfigError(f"fidelity={other.path}: expected amplitudes in the same basis ({bases[0]}), found {bases[1]}")
     model: Sampler = other.model
     return model
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from qsr.hparams import ConfigError
 from qsr.jobs.exact import references
 from qsr.jobs.info import info
 from qsr.jobs.load import evaluate
@@ -57,6 +58,8 @@ def report(
     path, section = path_of(opened), opened.settings.hamiltonian
     target = Path(output) if output is not None else path / PAGE_FILE
     check_writable(target.parent)
+    if target.is_dir():
+        raise ConfigError(f"{target}: is a directory; expected a file, such as {target / PAGE_FILE}")
     facts = info(path)
     unit = "the coefficients" if section.energy_unit == "1" else section.energy_unit
     result = evaluate(opened, num_samples, batch_size, seed=seed)
@@ -65,7 +68,8 @@ def report(
         (
             f"E/N, {name}",
             f"{value:.8f}",
-            f"{(energy.mean - value) / abs(value):+.2e} relative, {result.z_score(value * section.num_sites):+.1f} errors",
+            (f"{(energy.mean - value) / abs(value):+.2e} relative, " if value else "")
+            + f"{result.z_score(value * section.num_sites):+.1f} errors",
         )
         for name, value in references(section.build()).items()
     ]

@@ -156,6 +156,7 @@ def scan(
         return result
     write_atomically(target / TABLE_FILE, result.table())
     if not 1 <= len(result.varied) <= 2:
+        (target / PICTURE_FILE).unlink(missing_ok=True)  # of another scan
         return replace(result, written=(TABLE_FILE,))
     fixed = "".join(f" at {name}={value:g}" for name, value in points[0].items() if name not in result.varied)
     title = f"{result.problem}{fixed}\n{num_samples} samples of each point, {opened.path or 'a run'}"
@@ -189,7 +190,8 @@ def _numbers(name: str, value: Any) -> list[float]:
 def _measured(opened: Run, values: dict[str, float], sizes: Sequence[int], seeds: tuple[int, int], bar: tqdm) -> ScanPoint:
     settings, model = at_point(opened.settings, opened.model, values, "scan")
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
-    named = None if lattice.coordinates is not None else tuple(np.pi if length > 1 else 0.0 for length in lattice.shape)
+    checkerboard = lattice.coordinates is None and lattice.has_sublattices
+    named = None if not checkerboard else tuple(np.pi if length > 1 else 0.0 for length in lattice.shape)
     order = OrderParameters(lattice, np.zeros((0, 2)) if named is None else [named])
     energies = RunningMoments()
     memory_bytes = settings.train.memory_MiB * 2**20

@@ -36,8 +36,6 @@ class ConditionedSampler(AutoregressiveSampler):
         point: (P,) values for calls without a context; None: they are refused.
     """
 
-    _low: Tensor  # (P,)
-    _high: Tensor
     point: Tensor | None
 
     def __init__(
@@ -47,10 +45,7 @@ class ConditionedSampler(AutoregressiveSampler):
         self.base, self.parameter_network, self.ranges = base, network, dict(ranges)
         self.replaces_together, self.replaces_pairs = base.replaces_together, base.replaces_pairs
         self.has_phase = base.has_phase
-        ends = torch.tensor([[found.low, found.high] for found in ranges.values()], dtype=torch.float64)
-        self.register_buffer("_low", ends[:, 0], persistent=False)
-        self.register_buffer("_high", ends[:, 1], persistent=False)
-        self.register_buffer("point", point, persistent=False)
+        self.point = point
 
     def at(self, **values: float) -> ConditionedSampler:
         """The sampler of one Hamiltonian, which needs no context; it shares its weights with this one.
@@ -60,7 +55,7 @@ class ConditionedSampler(AutoregressiveSampler):
         """
         chosen = checked_point(self.ranges, values)
         point = torch.tensor(list(chosen.values()), dtype=torch.float64, device=self.device)
-        made = ConditionedSampler(self.base, self.parameter_network, self.ranges, point).to(self.device)
+        made = ConditionedSampler(self.base, self.parameter_network, self.ranges, point)
         made.autocast_dtype = self.autocast_dtype
         return made.train(self.training)
 
@@ -138,9 +133,10 @@ class ConditionedSampler(AutoregressiveSampler):
                 box = " ".join(f"{name}={found}" for name, found in self.ranges.items())
                 example = ", ".join(f"{name}={found.middle:g}" for name, found in self.ranges.items())
                 raise ConfigError(f"this model is for all Hamiltonians with {box}: choose one, model.at({example})")
-            context = self.point.expand(rows, -1)
-        # Scaled in the parameters' own format: a small range of large numbers keeps its digits.
-        low, high = self._low.to(context.dtype), self._high.to(context.dtype)
+            context = self.point.to(self.device).expand(rows, -1)
+        # No buffers: `module.to(float32)` would round the ends, and a small range of large numbers is to keep its digits.
+        ends = [[found.low, found.high] for found in self.ranges.values()]
+        low, high = torch.tensor(ends, dtype=torch.float64, device=context.device).unbind(dim=1)
         scaled = (2 * context - low - high) / (high - low)
         made: Tensor = self.parameter_network(scaled.to(self.dtype))
         return made

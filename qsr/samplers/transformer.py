@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from qsr.hparams.base import ConfigError
 from qsr.samplers.embedding import PatchTokens, Positions, Tokens, TokenState, resize_positions
 from qsr.samplers.flips import Rows, Window
 from qsr.samplers.memory import TransformerMemory
@@ -346,13 +347,19 @@ class CausalTransformer(nn.Module):
         """Weights of this transformer on another grid, with what positions have interpolated; `prefix` is that of its names."""
         name = f"{prefix}positions.learned"
         resized = dict(weights)
+        stored = weights.get(f"{prefix}context.weight")
+        if self.context is not None and name not in resized and stored is not None and len(stored) != len(self.context.weight):
+            raise ConfigError(
+                "positions=sinusoidal: a transformer over ranges has a vector for each position, which go to another lattice by "
+                "interpolation as learned positions do; expected positions=learned"
+            )
         if self.positions.learned is not None and name in resized:
             old, new = tuple(weights[name].shape[:-1]), tuple(self.positions.learned.shape[:-1])
             resized[name] = resize_positions(weights[name], new)
             for part in ("weight", "bias") if self.context is not None else ():  # a context has a vector for each position, too
-                stored = weights[f"{prefix}context.{part}"]
-                moved = resize_positions(stored.reshape(*old, -1), new)
-                resized[f"{prefix}context.{part}"] = moved.reshape(-1, *stored.shape[1:])
+                vectors = weights[f"{prefix}context.{part}"]
+                moved = resize_positions(vectors.reshape(*old, -1), new)
+                resized[f"{prefix}context.{part}"] = moved.reshape(-1, *vectors.shape[1:])
         return resized
 
     def memory(self) -> TransformerMemory:

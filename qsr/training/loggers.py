@@ -43,6 +43,9 @@ class MetricLogger(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the metrics of a step."""
 
+    def flush(self) -> None:
+        """Put what there is where the logger of the next stage of a curriculum goes on."""
+
     def close(self, weights: Path | None) -> None:
         """Write what is left; the final weights, if they are in a file."""
 
@@ -77,6 +80,9 @@ class CsvLogger:
         if self.waiting >= ROWS_KEPT:
             self._write()
 
+    def flush(self) -> None:
+        self._write()
+
     def close(self, weights: Path | None) -> None:
         self._write()
 
@@ -103,12 +109,15 @@ class TensorBoardLogger:
         self.last = 0
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        if self.writer is None or step < self.last:
+        if self.writer is None or step <= self.last:
             self.close(None)
             self.writer = self.package.SummaryWriter(str(self.folder), purge_step=step, flush_secs=FLUSH_SECONDS)
         self.last = step
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        self.close(None)
 
     def close(self, weights: Path | None) -> None:
         if self.writer is not None:
@@ -133,6 +142,9 @@ class WandbLogger:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.run.log(dict(metrics), step=step)
+
+    def flush(self) -> None:
+        """The package has one run in a process, and goes on with it."""
 
     def close(self, weights: Path | None) -> None:
         if self.settings.log_model and weights is not None:
@@ -187,7 +199,9 @@ class LoggerCallback(Callback):
         self.target.log({**metrics, "epoch": trainer.epoch, "lr": trainer.update_rule.rate}, trainer.step)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if trainer.stage.final:
+        if not trainer.stage.final:
+            self.target.flush()
+        else:
             file = None if trainer.directory is None else trainer.directory.weights_file
             self.target.close(file if file is not None and file.exists() else None)
 

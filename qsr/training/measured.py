@@ -86,9 +86,9 @@ class SnapshotsHparams(Hparams):
                 "shift and the unit of length"
             )
         for name, values in snapshots.params.items():
-            expected = getattr(problem, name, None)
-            if expected is None:  # V, of a problem with C6
+            if name not in problem or problem[name] is None:  # V, of a problem with C6
                 continue
+            expected = problem[name]
             by_site = np.atleast_1d(expected)
             if not np.allclose(values[:, None], by_site, rtol=1e-9):
                 held, asked = (f"{v.min():g}" + (f" to {v.max():g}" if v.min() < v.max() else "") for v in (values, by_site))

@@ -38,6 +38,7 @@ def test_the_demo_fails_when_it_misses_the_energy(tmp_path: Path) -> None:
     assert result.returncode == 1 and "is above 1e-03" in result.stderr
 
 
+@pytest.mark.slow
 def test_detuning_scan(tmp_path: Path) -> None:
     rows = demo("detuning_scan").main(deltas=(0.0, 0.5), steps=200, directory=str(tmp_path))
     for _, found, error, exact in rows:
@@ -57,6 +58,7 @@ def test_transfer(tmp_path: Path) -> None:
     assert -4 * error < divergence < 2.0  # an untrained student is 13 nat away
 
 
+@pytest.mark.slow
 def test_reading_snapshots(tmp_path: Path) -> None:
     found = demo("snapshots_hsm").main(steps=40, shots=500, epochs=15, directory=str(tmp_path))
     # 700 test snapshots: 4 sigma are 0.06 of an accuracy, and 0.04 of a mean square error.
@@ -82,6 +84,7 @@ def test_a_model_of_one_s_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "guessing the mean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_few_snapshots(tmp_path: Path) -> None:
     found = demo("snapshots_qembed").main(labels=100, epochs=15, test=2000, directory=str(tmp_path))
     best, quantum, plain = (found[name] for name in ("best possible", "quantum embedding", "ordinary embedding"))
@@ -91,6 +94,7 @@ def test_few_snapshots(tmp_path: Path) -> None:
     assert quantum["test/nll"] < plain["test/nll"]
 
 
+@pytest.mark.slow
 def test_phase_diagram_of_a_graph_network(tmp_path: Path) -> None:
     rows = demo("phase_diagram_graph").main(deltas=(0.0, 1.0, 1.75, 2.5, 3.5), directory=str(tmp_path))
     assert [network for _, network, _ in rows] == sorted(network for _, network, _ in rows)
@@ -100,6 +104,7 @@ def test_phase_diagram_of_a_graph_network(tmp_path: Path) -> None:
     assert (tmp_path / "phase_diagram.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_phase_diagram_of_one_network(tmp_path: Path) -> None:
     found = demo("phase_diagram").main(steps=25, samples=512, points=3, directory=str(tmp_path))
     deviation = found.deviation()
@@ -109,6 +114,7 @@ def test_phase_diagram_of_one_network(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("scan.png"))) == 1
 
 
+@pytest.mark.slow
 def test_symmetries(tmp_path: Path) -> None:
     trained, averaged, tuned = demo("symmetries").main(steps=40, directory=str(tmp_path)).values()
     assert 0 < tuned < trained and 0 < averaged < trained

@@ -60,3 +60,17 @@ def test_correlated_errors_are_covered():
 def test_no_line_through_one_place(x):
     with pytest.raises(ValueError, match="two different x"):
         fit_line(x, np.zeros(len(x)), diagonal(np.ones(len(x)), np.ones(len(x))))
+
+
+def test_tight_lines_settle():
+    """Energies of converged runs agree to many digits; the slope is known all the same."""
+    rng = np.random.default_rng(1)
+    for spread in (1e-4, 1e-5, 1e-6):
+        for _ in range(200):
+            x = np.sort(rng.uniform(0, spread, 4))
+            if np.ptp(x) < 0.2 * spread:
+                continue
+            errors = 0.05 * spread * rng.uniform(0.2, 1, (2, 4))
+            y = -0.4534 + 0.6 * x
+            line = fit_line(x + errors[0] * rng.normal(size=4), y + errors[1] * rng.normal(size=4), diagonal(*errors))
+            assert abs(line.intercept.mean + 0.4534) < 6 * line.intercept.error

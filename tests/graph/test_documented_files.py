@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import zarr
 from torch_geometric.data import Data
@@ -99,6 +100,7 @@ data:
 model:"""
 
 
+@pytest.mark.slow
 def test_the_documented_file_reads_snapshots(tmp_path: Path) -> None:
     """Three ranges of the detuning as classes; moments of the occupations are features of the whole graph."""
     file = snapshots(tmp_path / "s.h5", shots=40, shape=(3, 3))

@@ -43,6 +43,7 @@ def test_an_output_that_is_a_file_is_named(file: Path, tmp_path: Path) -> None:
             GraphDataset({"files": [str(file)], "pre_transform": with_density, "output": str(output)})
 
 
+@pytest.mark.slow
 def test_three_data_sets_share_an_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Every one of them is prepared once, and read by workers of its own, also by those that are started anew."""
     settings = config("<NONE>")
@@ -108,6 +109,7 @@ class Counted:
         return Counted, ()
 
 
+@pytest.mark.slow
 def test_what_processes_need_is_sent_to_each_once(file: Path, tmp_path: Path) -> None:
     Counted.sent.clear()
     settings = {"files": [str(file)], "pre_transform": Counted(), "output": str(tmp_path), "chunksize": 1, "n_processes": 2}

@@ -185,6 +185,7 @@ def test_accuracy_on_tables(load: Any, model: Any, floor: float) -> None:
     assert model.fit(train_x, train_y).score(test_x, test_y) >= floor
 
 
+@pytest.mark.slow
 def test_accuracy_of_numbers() -> None:
     x, y = load_diabetes(return_X_y=True)  # single splits differ by 0.5
     folds = KFold(5, shuffle=True, random_state=0)

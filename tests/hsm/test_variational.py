@@ -137,6 +137,7 @@ def test_measurements_are_those_of_the_state(form: str) -> None:
     assert torch.equal(sampled.measured(x).expectations, found.expectations)  # the same samples every time
 
 
+@pytest.mark.slow
 def test_states_of_given_operators_become_the_ground_states() -> None:
     """hsm.md section 6.4: energies within 1e-3 of the spectrum's width, predictions within their statistical errors."""
     sampled, dense = models("linear", samples=128, Nh=32, phase_Nh=256)
@@ -161,6 +162,7 @@ def test_states_of_given_operators_become_the_ground_states() -> None:
     assert error.median().item() < 2
 
 
+@pytest.mark.slow
 def test_a_full_energy_model_learns_predicts_and_loads(tmp_path: Any) -> None:
     x = points(60)
     columns = {"a": x[:, 0].numpy(), "b": x[:, 1].numpy(), "y": (x[:, 0] - x[:, 1]).numpy()}

@@ -137,3 +137,14 @@ def test_report_is_one_page_with_everything_in_it(runs: list[qsr.Run], tmp_path:
     assert png[:8] == b"\x89PNG\r\n\x1a\n" and width > 800 and height > 600
     said = command("report", str(runs[1].path), "--samples", "100")
     assert said.returncode == 0 and (Path(str(runs[1].path)) / "report.html").is_file(), said.stderr
+
+
+def test_a_reference_of_zero_has_no_relative_error(tmp_path: Path) -> None:
+    """Without a drive and detuned below zero, the ground state is empty and has the energy 0."""
+    train = {"K": 8, "steps": 2, "dir": str(tmp_path)}
+    empty = [qsr.train(qsr.Rydberg(Lx=2, Ly=2, Omega=0, delta=-1), qsr.RNN(patch=1, Nh=4), train) for _ in range(2)]
+    assert [row["rel. error"] for row in qsr.compare(empty, 32).rows()] == ["", ""]
+    page = qsr.report(empty[0], 32).read_text()
+    assert re.search(r'E/N, exact</th><td class="number">0.00000000</td><td class="number">[+-]\d+\.\d errors', page)
+    with pytest.raises(ConfigError, match="is a directory; expected a file"):
+        qsr.report(empty[0], 32, output=tmp_path)

@@ -63,7 +63,11 @@ def test_a_curriculum_ends_on_its_last_lattice(uninterrupted: tuple[str, Path]) 
     assert qsr.plot(run, run / "plot.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("stage_steps", [(3, 20), (27, 45), (52, 65)], ids=["first stage", "second stage", "last stage"])
+@pytest.mark.parametrize(
+    "stage_steps",
+    [pytest.param((3, 20), marks=pytest.mark.slow), (27, 45), pytest.param((52, 65), marks=pytest.mark.slow)],
+    ids=["first stage", "second stage", "last stage"],
+)
 def test_killed_in_any_stage_it_resumes_bit_for_bit(
     uninterrupted: tuple[str, Path], stage_steps: tuple[int, int], tmp_path: Path
 ) -> None:

@@ -90,7 +90,7 @@ def test_reference_lines_of_the_energy() -> None:
     history = {"step": np.arange(5), "energy": np.full(5, -1.0), "energy_error": np.full(5, 0.1)}
     history["variance"] = np.array([1.0, -0.1, 0.5, 0.2, 0.1])
     axes = Figure().subplots(1, 2)
-    _draw_training(axes, history, problem.build(), "Omega")
+    _draw_training(axes, history, 4, references(problem.build()), "Omega")
     found = {line.get_label(): line.get_ydata()[0] for line in axes[0].lines}
     exact = qsr.exact(problem)
     assert found.pop("training") == -0.25

@@ -160,3 +160,30 @@ def test_errors_name_the_fix(runs: list[qsr.Run], tmp_path: Path) -> None:
         with pytest.raises(qsr.ConfigError) as caught:
             qsr.extrapolate(given)
         assert message in str(caught.value)
+
+
+def test_a_fidelity_needs_one_basis() -> None:
+    """With and without the sign rule the amplitudes are those of different bases."""
+    train = {"K": 8, "steps": 1, "dir": "<NONE>"}
+    turned, plain = (
+        qsr.train(qsr.Heisenberg(Lx=2, Ly=2, sign_rule=rule), qsr.RNN(Nh=4, patch=1, phase=True), train=train)
+        for rule in (True, False)
+    )
+    assert qsr.observe(turned, 64, fidelity=turned).fidelity is not None
+    with pytest.raises(qsr.ConfigError, match=r"expected amplitudes in the same basis \(n_i with the sign rule\), found n_i"):
+        qsr.observe(turned, 64, fidelity=plain)
+
+
+def test_a_disordered_array_has_an_order_parameter_and_a_kagome_says_why_not() -> None:
+    """Positions in micrometres, as an experiment has them."""
+    rng = np.random.default_rng(0)
+    places = qsr.Lattice(3, 3).positions * [6.1, 5.6] + rng.uniform(-0.1, 0.1, (9, 2))
+    array = qsr.Rydberg(positions=places.tolist(), units="rad/us", C6=5420503, Omega=15.8, delta=25.0)
+    train = {"K": 16, "steps": 1, "dir": "<NONE>"}
+    found = qsr.observe(qsr.train(array, qsr.RNN(Nh=4, patch=1), train), 64)
+    assert {"staggered_abs", "binder", "domains"} <= set(found.order.scalars)
+    kagome = qsr.train(qsr.Rydberg(lattice="kagome", Lx=1, Ly=2), qsr.RNN(Nh=4, patch=1), train)
+    said = qsr.observe(kagome, 64).lines()
+    assert any(line.startswith("order parameter") and "do not alternate" in line for line in said)
+    with pytest.raises(qsr.ConfigError, match=r"region=rows:1: this lattice is no rectangle of sites"):
+        qsr.observe(kagome, 64, regions=["rows:1"])

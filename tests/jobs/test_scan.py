@@ -78,9 +78,12 @@ def test_the_command_writes_a_table_and_a_picture(run: qsr.Run, tmp_path: Path, 
             assert (float(row[name]), float(row[f"{name}_error"])) == (estimate.mean, estimate.error)
         assert float(row["energy_per_site_exact"]) == point.exact["energy_per_site"]
     assert (tmp_path / "scan.png").stat().st_size > 20_000
+    assert command("scan", "--rydberg", "delta=0:3:3", "V=6", str(run.path), "200", "--output", str(tmp_path)) == 0
     assert command(*words, "V=6", "Omega=1") == 0, "what is no range may repeat the run's number"
     assert (tmp_path / "scan.png").stat().st_size > 20_000
     assert len((tmp_path / "scan.csv").read_text().splitlines()) == 6
+    assert command("scan", str(run.path), "200", "--output", str(tmp_path), "--rydberg", "delta=1", "V=6") == 0
+    assert not (tmp_path / "scan.png").exists(), "that of another scan is gone"
 
 
 def test_a_point_is_a_run_of_one_hamiltonian(run: qsr.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,22 @@ def test_out_and_in_again(tmp_path: Path) -> None:
     assert first.split(",")[-6:] == [str(value) for value in made.snapshots.configs[0]]
 
 
+def test_lattices_with_periods_leave_as_every_format(tmp_path: Path) -> None:
+    problem = qsr.Rydberg(lattice="triangular", Lx=2, Ly=2, boundary="periodic")
+    make_snapshots([problem], tmp_path / "s.h5", shots=5)
+    for ending in ("npz", "nc", "csv"):
+        assert export_snapshots(tmp_path / "s.h5", tmp_path / f"s.{ending}") == 5
+    periods = json.loads(str(np.load(tmp_path / "s.npz", allow_pickle=False)["attributes"]))["periods"]
+    assert np.allclose(periods, problem.lattice().periods)
+
+
+def test_a_measurement_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("0,1\n1,0\n")
+    with pytest.raises(ConfigError, match=r"m\.csv: snapshots are written as HDF5; expected a name that ends in \.h5"):
+        import_snapshots(tmp_path / "m.csv", tmp_path / "m.csv", lattice="2x1")
+    assert (tmp_path / "m.csv").read_text() == "0,1\n1,0\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

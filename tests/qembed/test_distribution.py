@@ -67,12 +67,14 @@ def test_two_processes_are_one_with_twice_the_batches(tmp_path):
         assert first["history"][name] == pytest.approx(history[name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_are_those_of_each_process_unless_they_are_synced(tmp_path):
     first, second = run(tmp_path, sync=False)
     assert first["history"]["train_loss"] == second["history"]["train_loss"]
     assert first["history"]["uncertainty"] != second["history"]["uncertainty"]
 
 
+@pytest.mark.slow
 def test_the_uncertainty_of_the_whole_step_decides_the_rate(tmp_path):
     first, second = run(tmp_path, sync=False, damped=True)
     for name, value in first["model"].items():

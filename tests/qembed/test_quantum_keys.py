@@ -116,6 +116,7 @@ def forgotten(config):
     return learnt, found.validate(one)["accuracy"], found.validate(two)["accuracy"], history["replay_loss"]
 
 
+@pytest.mark.slow
 def test_replay_keeps_what_was_learnt():
     learnt, lost, _, silent = forgotten({"uncertainty_regularization": 0.0})
     assert silent == [0.0] * 6

@@ -274,7 +274,7 @@ def test_gradients_of_each_sample_take_what_is_counted(context: str, form: dict[
     gradients = PerSampleGradients(model, 2**34)
     everything = range(len(gradients.parameters))
     with TensorMemory() as memory:
-        values, calls = gradients._record(model.log_prob, configs, everything)
+        values, calls = gradients._record(model.log_prob, (configs,), everything)
         found = gradients._gradients(values, calls, everything)
     assert len(found) == len(everything)
     counted = model.gradient_bytes(per_sample=True) + 4 * gradients.num_parameters

@@ -10,7 +10,7 @@ import torch
 from qsr.estimators.local_energy import differentiable_local_energy, local_energy
 from qsr.estimators.sampled_flips import FlipSampling, sampled_local_energy
 from qsr.hamiltonians import Rydberg, configurations
-from qsr.hparams import ConfigError
+from qsr.hparams import ConfigError, RunSettings
 from qsr.samplers import LPTF, PTF, RNN
 from qsr.samplers.conditioned import ConditionedSampler
 
@@ -94,10 +94,35 @@ def test_a_point_shares_the_weights(name: str) -> None:
     single = sampler.at(**POINTS[1])
     assert single.state_dict().keys() == sampler.state_dict().keys()
     assert all(one is other for one, other in zip(single.parameters(), sampler.parameters(), strict=True))
-    larger = MODELS[name].build_for(PROBLEM.updated({"Lx": 4, "Ly": 3})) if "phase" not in name else sampler
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "phase" not in name])
+def test_weights_fit_a_larger_lattice(name: str) -> None:
+    model = MODELS[name].updated({"positions": "learned"}) if "positions" in MODELS[name] else MODELS[name]
+    larger = model.build_for(PROBLEM.updated({"Lx": 4, "Ly": 3}))
     shapes = {key: value.shape for key, value in larger.state_dict().items()}
-    for key, value in larger.resized_weights(sampler.state_dict()).items():
-        assert "context" in key or value.shape == shapes[key], key
+    resized = larger.resized_weights(model.build_for(PROBLEM).state_dict())
+    assert {key: value.shape for key, value in resized.items()} == shapes
+
+
+def test_sinusoidal_positions_stay_on_their_lattice() -> None:
+    model = PTF(patch=1, Nh=8, nhead=2, positions="sinusoidal")
+    with pytest.raises(ConfigError, match="expected positions=learned"):
+        model.build_for(PROBLEM.updated({"Lx": 4})).resized_weights(model.build_for(PROBLEM).state_dict())
+    tree = {"model": {"type": "ptf", "positions": "sinusoidal"}, "train": {"curriculum": "2x2:2,4x4:2"}}
+    with pytest.raises(ConfigError, match=r"ptf\.positions=sinusoidal: with rydberg\.delta=0:3 the model has a vector"):
+        RunSettings.from_tree({**tree, "hamiltonian": {"type": "rydberg", "delta": "0:3"}})
+
+
+def test_the_ends_of_a_narrow_range_keep_their_digits() -> None:
+    narrow = Rydberg(Lx=2, Ly=2, delta="862690.01:862690.05")
+    wide = Rydberg(Lx=2, Ly=2, delta="-1:1")
+    torch.manual_seed(0)
+    first = RNN(patch=1, Nh=8).build_for(narrow).to(torch.float32)
+    second = RNN(patch=1, Nh=8).build_for(wide).to(torch.float32)
+    second.load_state_dict(first.state_dict())
+    found = first.at(delta=862690.02).log_prob(configurations(4))
+    torch.testing.assert_close(found, second.at(delta=-0.5).log_prob(configurations(4)), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_refused() -> None:

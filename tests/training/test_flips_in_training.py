@@ -23,7 +23,9 @@ def sampler() -> torch.nn.Module:
         return qsr.PTF(Nh=8, nhead=2, patch="2x2").build(Lattice(4, 4)).double().eval()
 
 
-@pytest.mark.parametrize(("flips", "samples"), [(2, 64), (8, 512), ("exact", 512)])
+@pytest.mark.parametrize(
+    ("flips", "samples"), [(2, 64), *(pytest.param(flips, 512, marks=pytest.mark.slow) for flips in (8, "exact"))]
+)
 def test_the_reported_error_is_the_scatter_and_the_variance_is_the_states_own(flips: int | str, samples: int) -> None:
     """512 samples of 4x4 hold many copies, which share the noise of their drawn flips."""
     model, hamiltonian = sampler(), ARRAY.build()

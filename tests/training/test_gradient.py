@@ -63,7 +63,7 @@ def test_enumerated_gradient_is_exact(name: str, shape: tuple[int, int], true_gr
     assert (found - exact_gradient(model, shape)).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1:])], ids=str)
 @pytest.mark.parametrize("true_grad", [False, True])
 @pytest.mark.parametrize("sgrad", [False, True])
 @pytest.mark.parametrize("minibatches", [1, 4])

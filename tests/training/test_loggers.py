@@ -55,6 +55,36 @@ def test_csv_has_the_rows_of_the_history(tmp_path: Path) -> None:
     assert [float(row["validation/loss"]) for row in rows] == epochs["validation_loss"].tolist()
 
 
+def energies_in(folder: Path) -> list[tuple[int, float]]:
+    """Steps and energies of TensorBoard's events."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [(event.step, event.value) for event in EventAccumulator(str(folder)).Reload().Scalars("energy")]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard"])
+def test_all_stages_of_a_curriculum_are_logged(kind: str, tmp_path: Path) -> None:
+    train = {"curriculum": "2x2:3,4x4:3", "K": 8, "dir": str(tmp_path / "runs")}
+    run = qsr.train(None, qsr.RNN(patch=1, Nh=4), train, logger={"kind": kind, "save_dir": str(tmp_path / "logs")})
+    assert run.path is not None
+    if kind == "csv":
+        (written,) = (tmp_path / "logs").rglob("metrics.csv")
+        with written.open(newline="") as file:
+            steps = [int(row["step"]) for row in csv.DictReader(file)]
+    else:
+        (folder,) = {path.parent for path in (tmp_path / "logs").rglob("events.*")}
+        steps = [step for step, _ in energies_in(folder)]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_step_that_is_logged_again_replaces_the_first(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    for step, value in ((1, 1.0), (2, 2.0), (3, 3.0), (3, 30.0), (4, 4.0)):  # back by one to a checkpoint at step 2
+        logger.log({"energy": value}, step)
+    logger.close(None)
+    assert energies_in(tmp_path) == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 4.0)]
+
+
 def test_csv_of_a_sampler(tmp_path: Path) -> None:
     run = qsr.train(
         model={"type": "rnn", "Nh": 4},

@@ -33,7 +33,7 @@ def one_step(given: RunSettings) -> tuple[torch.Tensor, int]:
 
 
 @pytest.mark.parametrize("rule", ["Adam", "spring"])
-@pytest.mark.parametrize("flips", ["exact", 3])
+@pytest.mark.parametrize("flips", [pytest.param("exact", marks=pytest.mark.slow), 3])
 def test_a_small_budget_gives_the_same_step(rule: str, flips: str | int) -> None:
     whole, one = one_step(settings(rule, {"flips": flips, "window": 1, "memory_MiB": 4096}))
     cut, several = one_step(settings(rule, {"flips": flips, "window": 1, "memory_MiB": 2}))
@@ -64,7 +64,7 @@ def test_a_transfer_in_parts_has_the_same_gradient_and_divergence() -> None:
     assert metrics == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("rule", ["Adam", "spring"])
+@pytest.mark.parametrize("rule", ["Adam", pytest.param("spring", marks=pytest.mark.slow)])
 def test_the_process_stays_within_the_budget(rule: str) -> None:
     """16x16 with the original's width: all at once would take 500 MiB and more for the gradients of 512 samples."""
     case = {"side": 16, "budget": 64, "rule": rule, "K": 512, "train": {"flips": 1, "window": 0}}

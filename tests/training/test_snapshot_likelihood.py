@@ -142,6 +142,7 @@ def exact_kl(run: qsr.Run, problem: qsr.Rydberg) -> tuple[float, np.ndarray, np.
     return float((exact * (np.log(exact) - log_prob)).sum()), exact, log_prob
 
 
+@pytest.mark.slow
 def test_many_snapshots_lead_to_the_exact_distribution(tmp_path: Path) -> None:
     """To the limit of sampling: the best model of S snapshots with k numbers is about k / 2S nat away."""
     problem = qsr.Rydberg(Lx=3, Ly=3)
