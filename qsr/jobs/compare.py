@@ -88,7 +88,7 @@ class Comparison:
         course.set_ylim(min(lowest) - margin, max(lowest) + margin)
         units = {in_symbols(run.settings.hamiltonian.energy_unit): None for run in self.runs}
         course.set(xlabel="step", ylabel=f"energy per site ({', '.join(units)})", title="training")
-        final.set(xlabel="run", title="fresh samples; dashed: exact" if known else "fresh samples")
+        final.set(xlabel="run", ylabel=f"energy per site ({', '.join(units)})", title="fresh samples; dashed: exact" if known else "fresh samples")
         final.set_xticks(range(len(self.runs)), [str(number) for number in range(len(self.runs))])
         final.set_xlim(-0.5, len(self.runs) - 0.5)
         if course.get_legend_handles_labels()[0]:
