@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.base import ConfigError
+from qsr.hparams.bounded import parse_json, reason
+from qsr.hparams.hdf5 import attributes as attributes_of
+from qsr.hparams.hdf5 import member, members, opened_hdf5, read_array
 
 SCHEMA = "qsr-snapshots/1"
 OPTIONAL_COLUMNS = {"labels": np.int64, "state_id": np.int64, "log_prob": np.float64, "local_energy": np.float64}
@@ -60,22 +63,25 @@ def read_snapshots(path: str | Path) -> Snapshots:
         ConfigError: for a missing file, one that is not HDF5 or of another schema, and arrays that contradict each other.
     """
     try:
-        with h5py.File(path, "r") as file:
-            schema = file.attrs.get("schema")
-            if schema != SCHEMA:
-                raise ConfigError(f"{path}: schema {schema!r}, expected {SCHEMA!r}")
-            attributes = {name: value for name, value in file.attrs.items() if name not in ("schema", "basis", "site_order")}
+        with opened_hdf5(path, "not a snapshot file") as file:
+            about = attributes_of(file, path)
+            schema = about.get("schema")
+            if not isinstance(schema, str) or schema != SCHEMA:
+                raise ConfigError(f"{path}: schema {schema!r:.60}, expected {SCHEMA!r}")
+            attributes = {name: value for name, value in about.items() if name not in ("schema", "basis", "site_order")}
             if "hamiltonian" in attributes:
-                attributes["hamiltonian"] = json.loads(attributes["hamiltonian"])
+                attributes["hamiltonian"] = parse_json(attributes["hamiltonian"])
+            names = list(file)
+            params = member(file, "params", path) if "params" in names else None
             found = Snapshots(
-                file["configs"][:],
-                file["positions"][:],
-                {name: file[name][:] for name in OPTIONAL_COLUMNS if name in file},
-                {name: values[:] for name, values in file.get("params", {}).items()},
+                read_array(file, "configs", path),
+                read_array(file, "positions", path),
+                {name: read_array(file, name, path) for name in OPTIONAL_COLUMNS if name in names},
+                {} if params is None else {name: read_array(params, name, path) for name in members(params, path)},
                 attributes,
             )
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not a snapshot file ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: not a snapshot file ({reason(error)})") from None
     _check(found, path)
     return found
 

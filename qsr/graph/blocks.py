@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from qsr.graph.layers import build_layer
 from qsr.hparams.base import ConfigError
+from qsr.hparams.bounded import parse_json, parsing
 from qsr.hparams.objects import find_object
 from qsr.hparams.tags import convert_to_pyobject_tags, resolve_pyobject_tags
 from qsr.runs import fit_weights, read_metadata, read_weights, save_weights
+from qsr.runs.load import BoundedModel
 
 
 class SkipConnection(nn.Module):
@@ -124,7 +126,10 @@ class LinearSequential(nn.Module):
         weights, metadata = read_weights(file), read_metadata(file)
         if "config" not in metadata:
             raise ConfigError(f"{path}: not written by LinearSequential.save")
-        model = cls(**resolve_pyobject_tags(json.loads(metadata["config"]), str(path)))
+        with parsing(path, "not written by LinearSequential.save"):
+            config = resolve_pyobject_tags(parse_json(metadata["config"]), str(path))
+            with BoundedModel(sum(tensor.nbytes for tensor in weights.values()), path):
+                model = cls(**config)
         fit_weights(model, weights, path)
         return model.to(device)
 

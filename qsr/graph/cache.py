@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qsr.hparams.base import ConfigError
+from qsr.hparams.bounded import MOST_TEXT, parse_json, read_bounded
 
 SCHEMA = "qsr-graphs/1"
 META_FILE = "meta.json"
@@ -96,7 +97,7 @@ class Chunks:
 def is_current(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
     """Whether a cache is there, whole, and made of the same things."""
     try:
-        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        meta = parse_json(read_bounded(folder / META_FILE, MOST_TEXT))
     except (OSError, ValueError):
         return False
     chunks = len(list(folder.glob("chunk-*.safetensors")))

@@ -25,6 +25,7 @@ from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.hparams.bounded import parsing
 from qsr.runs import replacing_directory
 from qsr.runs.files import reason
 from qsr.training.random import derived_seed, forked_generators, generator_for, seed_global
@@ -169,7 +170,11 @@ class _Source:
         self.dtypes = (getattr(torch, settings.float_type), getattr(torch, settings.int_type))
         self.functions = {name: _function(settings, name) for name in ("pre_filter", "pre_transform")}
         arrays = [arrays_of(self.stores[number]) for number in range(len(settings.files))]
-        self.ends = np.cumsum([sample_count(*pair) for pair in zip(arrays, settings.files, strict=True)])
+        counts = []
+        for found, file in zip(arrays, settings.files, strict=True):
+            with parsing(file, "damaged"):
+                counts.append(sample_count(found, file))
+        self.ends = np.cumsum(counts)
         if settings.reader is None:
             other = [file for file, found in zip(settings.files, arrays, strict=True) if not is_snapshots(found)]
             if other:

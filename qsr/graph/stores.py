@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.base import ConfigError
-from qsr.runs.files import reason
+from qsr.hparams.bounded import parsing, reason
+from qsr.hparams.hdf5 import check_dataset, check_heaps, members
 from qsr.snapshots import SCHEMA
 
 MOST_MEMBERS = 100  # of a store that is looked at; others have a group for each sample
@@ -36,11 +37,30 @@ def open_store(path: str | Path) -> Any:
         return LocalStore(file, read_only=True)
     if file.is_file() and h5py.is_hdf5(file):
         try:
-            return h5py.File(file, "r")
+            with parsing(f"data.files: {path}", "damaged"):
+                check_heaps(file)
+                return _checked(h5py.File(file, "r"))
         except OSError as error:
             raise ConfigError(f"data.files: {path}: {reason(error)}") from None
     found = "no such file" if not file.exists() else "neither an HDF5 file nor a zarr store"
     raise ConfigError(f"data.files: {path}: {found}")
+
+
+def _checked(file: h5py.File) -> h5py.File:
+    """The same file; of snapshots with its arrays in it, and numbers. Files with a reader of their own are the reader's."""
+    if not is_snapshots(file):
+        return file
+    try:
+        found = members(file, file.filename)
+        arrays = [array for name, array in found.items() if name != "params"]
+        arrays += members(found["params"], file.filename).values() if "params" in found else []
+        for array in arrays:
+            if check_dataset(array, file.filename).dtype.kind not in "biuf" or not array.shape:
+                raise ConfigError(f"data.files: {file.filename}: {array.name}: expected an array of numbers, found {array.dtype}")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def arrays_of(store: Any) -> Any:
@@ -67,7 +87,8 @@ def name_of(store: Any) -> str:
 
 def is_snapshots(arrays: Any) -> bool:
     """Whether these are the arrays of a snapshot file."""
-    return bool(arrays.attrs.get("schema") == SCHEMA)
+    schema = arrays.attrs.get("schema")
+    return isinstance(schema, str) and schema == SCHEMA
 
 
 def sample_count(arrays: Any, where: str) -> int:
@@ -98,6 +119,8 @@ def sample_count(arrays: Any, where: str) -> int:
 
 def _count(value: Any, name: str, where: str) -> int:
     try:
+        if getattr(value, "size", 1) != 1:
+            raise ValueError
         (found,) = np.asarray(value[...] if hasattr(value, "shape") else value).ravel().tolist()
         count = int(found)
         if count < 0 or count != found:
@@ -146,8 +169,9 @@ def _shapes(arrays: Any) -> dict[str, tuple[int, ...]]:
 
 def find_column(arrays: Any, name: str) -> Any:
     """The array with a number for each sample of this name, which may be a parameter of snapshots; None if there is none."""
-    place = next((place for place in (name, f"params/{name}") if place in arrays), None)
-    return None if place is None else arrays[place]
+    with parsing(name_of(arrays), "damaged"):
+        place = next((place for place in (name, f"params/{name}") if place in arrays), None)
+        return None if place is None else arrays[place]
 
 
 def column(arrays: Any, name: str, count: int, where: str) -> NDArray[Any]:
@@ -161,6 +185,8 @@ def column(arrays: Any, name: str, count: int, where: str) -> NDArray[Any]:
     if len(shape) != 1 or shape[0] < count:
         lacking = f", found {shape}" if shape else ""
         raise ConfigError(f"{where}: has no array '{name}' with a number for each of {count} samples{lacking}")
+    if isinstance(found, h5py.Dataset):
+        check_dataset(found, where)
     return np.asarray(found[:count])
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 from pydantic import model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams
+from qsr.hparams.positions import MOST_SITES
 from qsr.hparams.ranges import Range
 from qsr.lattice import CELLS, Boundary, Kind, Lattice
 
@@ -46,6 +47,17 @@ class LatticeHparams(Hparams):
         return named
 
     @model_validator(mode="after")
+    def _can_be_held(self) -> Any:
+        if self.Lx is not None and self.Ly is not None:
+            sites = self.Lx * self.Ly * self.sites_per_cell(self)
+            if sites > MOST_SITES:
+                raise ConfigError(
+                    f"{self.section}.Lx={self.Lx}: with Ly={self.Ly} the lattice has {sites} sites; at most {MOST_SITES}, "
+                    "whose distances fill 2 GiB"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_dimension(self) -> Any:
         if self.geometry == "chain":
             if self.Ly != 1:
@@ -58,7 +70,7 @@ class LatticeHparams(Hparams):
     def sites_per_cell(cls, values: Mapping[str, Any]) -> int:
         """Sites in a unit cell of the lattice that settings, not yet checked, name."""
         kind = values.get("lattice") or values.get("geometry")
-        return len(CELLS[kind].sites) if kind in CELLS else 1
+        return len(CELLS[kind].sites) if isinstance(kind, str) and kind in CELLS else 1
 
     @property
     def is_grid(self) -> bool:

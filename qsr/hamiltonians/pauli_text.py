@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 
 from qsr.hparams import ConfigError
+from qsr.hparams.positions import MOST_SITES
 
+MOST_LETTERS = 2**28  # of all terms, those on no site included
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _BLANK = r"(?:[^\S\n]|\*)*"  # within a line; a product sign says nothing more
 _SIGNS = re.compile(r"\s*((?:[+-]\s*)*)")
@@ -49,6 +51,8 @@ def read_terms(text: str, num_sites: int | None, where: str) -> tuple[list[str],
     if num_sites is None and not lengths and largest < 0:
         raise ConfigError(f"{where}: names no site, and so does not say how many there are; {_EXAMPLE}")
     sites = lengths.pop() if lengths else largest + 1 if num_sites is None else num_sites
+    if sites > MOST_SITES or sites * len(terms) > MOST_LETTERS:
+        raise ConfigError(f"{where}: {len(terms)} terms on {sites} sites; at most {MOST_SITES} sites, and {MOST_LETTERS} letters")
     if num_sites is not None and sites != num_sites:
         raise ConfigError(f"{where}: strings of {sites} letters, and the lattice has {num_sites} sites")
     if largest >= sites:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from pydantic import PrivateAttr, field_validator, model_validator
 from qsr.hamiltonians.lattice_settings import LatticeHparams as LatticeHparams
 from qsr.hamiltonians.pauli_text import read_terms
 from qsr.hparams.base import ConfigError, Hparam
+from qsr.hparams.bounded import read_text
 from qsr.hparams.ranges import Range, RangedNumber, RangedSiteValues
 from qsr.hparams.types import Positions
 from qsr.lattice import Lattice
@@ -266,7 +266,7 @@ class Pauli(LatticeHparams):
         if values.get("terms") is not None:
             raise ConfigError(f"pauli.file={path}: excludes terms; give one of the two")
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
             raise ConfigError(f"pauli.file={path}: cannot read the terms ({reason})") from None

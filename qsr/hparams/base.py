@@ -17,12 +17,26 @@ from pydantic_core import PydanticUndefined
 THparams = TypeVar("THparams", bound="Hparams")
 
 NONE_WORDS = ("none", "null")
+LONGEST = 2000  # characters of an error message
 SHOWN = 60  # characters of a list in an error message
 _MAPPING_NAMES = ("keys", "items", "values", "get")
 
 
 class ConfigError(ValueError, RuntimeError):
-    """A setting, file or command line that cannot be used. The message names it, what was found and what was expected."""
+    """A setting, file or command line that cannot be used. The message names it, what was found and what was expected.
+
+    It is one line, also where it repeats what a file says: line ends and control characters are blanks, and what is longer than
+    2000 characters is cut.
+    """
+
+    def __init__(self, *message: object) -> None:
+        super().__init__(*(_one_line(part) if isinstance(part, str) else part for part in message))
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else " " for char in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-490:]}"
 
 
 class MissingKeyError(ConfigError, KeyError):

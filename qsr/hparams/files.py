@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qsr.hparams.base import ConfigError, MissingKeyError, nearest
+from qsr.hparams.bounded import MOST_TEXT, read_text
 
+SHOWN = 500  # characters of what a library says
+MOST_RESOLVED = 5000  # interpolations, those inside others counted each time; a millisecond each
+MOST_PARTS = 100_000  # of a configuration, with aliases and interpolations written out
 _resolving = threading.Lock()
 
 
@@ -31,7 +36,7 @@ def unresolved_yaml(path: str | Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     with reading(path):
-        config = OmegaConf.load(path)
+        config = OmegaConf.load(io.StringIO(yaml_text(path)))
         return plain_tree(OmegaConf.to_container(config, resolve=False), path)
 
 
@@ -54,6 +59,35 @@ def resolved(config: Any, where: Any) -> dict[str, Any]:
         return plain_tree(OmegaConf.to_container(made, resolve=True, throw_on_missing=True), where)
 
 
+def yaml_text(path: str | Path) -> str:
+    """The text of a YAML file, whose parts are few enough to be written out.
+
+    An alias (*name) stands for all that it names, so that some lines can mean 10^9 parts.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: for files that cannot be read as YAML.
+        ConfigError: for more than 100000 parts.
+    """
+    import yaml
+
+    text = read_text(path, MOST_TEXT)
+    sizes: dict[int, int] = {}
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = MOST_PARTS + 1  # of what contains itself
+            parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes[id(node)] = min(1 + sum(size(part) for part in parts), MOST_PARTS + 1)
+        return sizes[id(node)]
+
+    root = yaml.compose(text, yaml.SafeLoader)
+    if root is not None and size(root) > MOST_PARTS:
+        raise ConfigError(f"{path}: contains itself, or has more than {MOST_PARTS} parts, with all aliases (*name) written out")
+    return text
+
+
 @contextmanager
 def reading(where: Any) -> Iterator[None]:
     """Turn whatever YAML and OmegaConf raise about a file into one line that names it."""
@@ -66,12 +100,13 @@ def reading(where: Any) -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    # PyYAML leaves IndexError, KeyError, AttributeError and TypeError to scalars that do not suit their tags (!!int "").
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
         said = one_line(error)
         hint = "; files with such tags are for 'qsr graph train'" if "'!pyobject'" in said else ""
         raise ConfigError(f"{where}: not usable as settings ({said}){hint}") from None
     except RecursionError:
-        raise ConfigError(f"{where}: not usable as settings (it contains itself)") from None
+        raise ConfigError(f"{where}: not usable as settings (it contains itself, or is nested too deep)") from None
 
 
 def plain_tree(tree: Any, where: Any) -> dict[str, Any]:
@@ -128,23 +163,40 @@ def as_yaml(tree: Mapping[str, Any]) -> str:
 
 @contextmanager
 def without_environment() -> Iterator[None]:
-    """Without interpolations of environment variables.
+    """Without interpolations of environment variables, and with few of others.
 
-    OmegaConf's resolvers are global, and names of resolvers can be computed: only taking it out is sure.
+    OmegaConf's resolvers are global, and names of resolvers can be computed: only taking it out is sure. It resolves what an
+    interpolation names anew each time, so that thirty lines `a: ${b}${b}`, `b: ${c}${c}`, ... would take years.
     """
     from omegaconf import OmegaConf
+    from omegaconf.base import Container
     from omegaconf.resolvers import oc
 
     with _resolving:
         had = OmegaConf.has_resolver("oc.env")
         OmegaConf.clear_resolver("oc.env")
+        resolve = Container._resolve_node_interpolation
+        left = {"times": MOST_RESOLVED, "characters": MOST_TEXT}
+
+        def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            node = resolve(self, *arguments, **keywords)
+            text = node._value()
+            left["times"] -= 1
+            left["characters"] -= len(text) if isinstance(text, str) else 0
+            if min(left.values()) < 0:
+                raise ConfigError(f"more than {MOST_RESOLVED} interpolations, or {MOST_TEXT} characters from them")
+            return node
+
+        Container._resolve_node_interpolation = counted  # type: ignore[method-assign]
         try:
             yield
         finally:
+            Container._resolve_node_interpolation = resolve  # type: ignore[method-assign]
             if had:
                 OmegaConf.register_new_resolver("oc.env", oc.env, use_cache=False)
 
 
 def one_line(error: Exception) -> str:
     """What an error says, for a terminal."""
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    return said if len(said) <= SHOWN else f"{said[:SHOWN]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qsr.hparams.bounded import npy_array, parse_json, read_bounded, read_text
+
 METRES = 1e6  # Braket and Bloqade write metres; a micrometre is the unit of everyone else
+MOST_SITES = 2**14  # of any lattice: couplings and distances are N x N numbers
 DECIMALS = 9  # of micrometres: 5.5e-6 m is 5.5 um, and not 5.499999999999999
 
 
@@ -24,6 +26,8 @@ def read_positions(value: Any) -> list[list[float]]:
     array = _numbers(_read_file(Path(value)) if isinstance(value, (str, Path)) else value)
     if array.ndim != 2 or array.shape[1] != 2 or array.shape[0] < 2:
         raise ValueError(f"expected at least two rows of x and y, found an array of shape {array.shape}")
+    if len(array) > MOST_SITES:
+        raise ValueError(f"has {len(array)} sites; at most {MOST_SITES}, whose distances fill 2 GiB")
     if not np.isfinite(array).all():
         raise ValueError("coordinates must be finite")
     distances = np.linalg.norm(array[:, None] - array[None], axis=-1) + np.diag(np.full(len(array), np.inf))
@@ -77,7 +81,7 @@ def registers(tree: Any) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
 def _numbers(value: Any) -> NDArray[np.float64]:
     try:
         return np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("expected rows of x and y") from None
 
 
@@ -85,11 +89,11 @@ def _read_file(file: Path) -> Any:
     suffix = file.suffix.lower()
     try:
         if suffix == ".npy":
-            return np.load(file, allow_pickle=False)
-        text = file.read_text(encoding="utf-8")
+            return npy_array(read_bounded(file))
+        text = read_text(file)
         if suffix != ".json":
             return np.loadtxt(text.replace(",", " ").splitlines(), ndmin=2)
-        tree = json.loads(text)
+        tree = parse_json(text)
     except OSError as error:
         raise ValueError(f"cannot read site positions ({error.strerror})") from None
     except (UnicodeDecodeError, ValueError, EOFError):

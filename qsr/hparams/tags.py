@@ -6,6 +6,7 @@ stays what it was.
 
 from __future__ import annotations
 
+import io
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 import yaml
 
 from qsr.hparams.base import ConfigError, nearest
+from qsr.hparams.bounded import read_text
 from qsr.hparams.files import reading
 from qsr.hparams.imports import imports_allowed
 from qsr.hparams.objects import find_object, name_of
@@ -60,8 +62,10 @@ def load_yaml(path: str | Path, allow_import: Iterable[str] = ()) -> dict[str, A
     Raises:
         ConfigError: if it cannot be read, is no mapping, or names what it may not.
     """
-    with reading(path), imports_allowed(allow_import), Path(path).open(encoding="utf-8") as file:
-        tree = yaml.load(file, ConfigLoader)  # a SafeLoader
+    with reading(path), imports_allowed(allow_import):
+        stream = io.StringIO(read_text(path))
+        stream.name = str(path)  # which errors name
+        tree = yaml.load(stream, ConfigLoader)  # a SafeLoader
         if not isinstance(tree, dict):
             raise ConfigError(f"{path}: expected a mapping of settings, found {type(tree).__name__}")
         try:

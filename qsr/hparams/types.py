@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 from qsr.hparams.base import ConfigError, Hparams
+from qsr.hparams.bounded import npy_array, read_bounded, read_text
 from qsr.hparams.positions import read_positions
 from qsr.hparams.registry import find_section, hparams_class
 
@@ -81,7 +82,7 @@ def read_site_values(value: Any) -> float | list[float]:
         value = numbers if len(numbers) > 1 else numbers[0]
     try:
         array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number, or one for each site") from None
     if not array.size or not np.isfinite(array).all():
         raise ValueError("must be a finite number" if not array.ndim else "must be finite numbers, one for each site")
@@ -90,13 +91,15 @@ def read_site_values(value: Any) -> float | list[float]:
 
 def _numbers_of_file(text: str) -> NDArray[np.float64]:
     expected = "must be a number, or one for each site: separated by commas, or in a .npy or text file"
-    if not Path(text).is_file():
-        raise ValueError(f"{expected} (there is no such file)")
     try:
         if text.endswith(".npy"):
-            return np.asarray(np.load(text, allow_pickle=False), dtype=float)
-        return np.loadtxt(Path(text).read_text(encoding="utf-8").replace(",", " ").splitlines(), ndmin=1)
-    except (OSError, ValueError):
+            return np.asarray(npy_array(read_bounded(text)), dtype=float)
+        return np.loadtxt(read_text(text).replace(",", " ").splitlines(), ndmin=1)
+    except FileNotFoundError:
+        raise ValueError(f"{expected} (there is no such file)") from None
+    except OSError as error:
+        raise ValueError(f"{expected} ({error.strerror})") from None
+    except ValueError:
         raise ValueError(f"{expected} (this file has something else)") from None
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
+from qsr.hparams.bounded import npy_array, npz_arrays, parse_json, parsing, reason
 from qsr.hparams.positions import read_positions, registers
 from qsr.jobs.netcdf import read_netcdf
 from qsr.training.files import read_bytes
 
+MOST_COUNTED = 2**28  # occupations, with every shot written out as often as it was counted
 Counted = tuple[str, int]  # a bit string, how often
 Shot = tuple[str, Any, Any]  # why it failed, if it did; which atoms were there before, and after
 
@@ -102,8 +102,8 @@ def _of_rows(file: str, rows: Sequence[tuple[int, list[str]]]) -> Measured:
     for number, row in rows:
         if len(row) <= 2 and re.fullmatch(r"\w{2,}", row[0]):
             count = row[1] if len(row) == 2 else "1"
-            if not count.isdigit():
-                raise ConfigError(f"{file}: line {number}: expected a count after the bit string, found {count!r}")
+            if not re.fullmatch("[0-9]{1,18}", count):
+                raise ConfigError(f"{file}: line {number}: expected a count after the bit string, found {count[:40]!r}")
             counted.append((row[0], int(count)))
         elif all(len(cell) == 1 for cell in row):
             counted.append(("".join(row), 1))
@@ -122,6 +122,9 @@ def _of_strings(file: str, counted: Sequence[Counted], where: Sequence[str]) -> 
             raise ConfigError(f"{file}: {place}: {len(bits)} sites, expected {len(counted[0][0])} as before")
     if not counted:
         return Measured(np.empty((0, 0), dtype=np.uint8))
+    shots, sites = sum(count for _, count in counted), len(counted[0][0])
+    if shots * sites > MOST_COUNTED:
+        raise ConfigError(f"{file}: its counts are of {shots} shots of {sites} sites; at most {MOST_COUNTED} numbers are made")
     distinct = np.array([list(bits.encode()) for bits, _ in counted], dtype=np.uint8) - ord("0")
     return Measured(np.repeat(distinct, [count for _, count in counted], axis=0).astype(np.uint8))
 
@@ -130,11 +133,8 @@ def _of_strings(file: str, counted: Sequence[Counted], where: Sequence[str]) -> 
 
 
 def _of_array(file: str, data: bytes) -> Measured:
-    try:
-        loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        arrays = {"configs": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{file}: not an array of numbers ({str(error).splitlines()[0]})") from None
+    with parsing(file, "not an array of numbers"):
+        arrays = npz_arrays(data) if data.startswith(b"PK") else {"configs": npy_array(data)}
     name = "configs" if "configs" in arrays else next(iter(arrays)) if len(arrays) == 1 else None
     if name is None:
         raise ConfigError(f"{file}: expected an array 'configs', or one alone; found {', '.join(arrays) or 'none'}")
@@ -161,9 +161,9 @@ def _occupations(file: str, name: str, values: NDArray[Any]) -> NDArray[np.uint8
 
 def _json(file: str, data: bytes) -> Any:
     try:
-        return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{file}: not JSON ({error})") from None
+        return parse_json(data)
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({reason(error)})") from None
 
 
 def _of_json(file: str, data: bytes) -> Measured:
@@ -233,7 +233,7 @@ def _of_shots(file: str, program: Any, shots: Sequence[Shot | None]) -> Measured
             why = failed or "no sequence"
             dropped[why] = dropped.get(why, 0) + 1
             continue
-        loaded, left = np.array(pre), np.array(post)
+        loaded, left = _numbers(pre), _numbers(post)
         if filled is None:
             filled = np.ones(len(loaded), dtype=bool)
         if loaded.shape != filled.shape or left.shape != filled.shape or not np.isin([loaded, left], (0, 1)).all():
@@ -246,10 +246,16 @@ def _of_shots(file: str, program: Any, shots: Sequence[Shot | None]) -> Measured
     return Measured(configs, None if sites is None else sites[filled], dropped)
 
 
+def _numbers(sequence: Any) -> NDArray[Any]:
+    """A sequence of whole numbers; empty where it is something else."""
+    listed = isinstance(sequence, list) and all(type(entry) is int and abs(entry) < 256 for entry in sequence)
+    return np.array(sequence if listed else [])
+
+
 def _checked(file: str, positions: Any) -> NDArray[np.float64]:
     try:
         found = np.array(positions, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 2 or not np.isfinite(found).all():
         raise ConfigError(f"{file}: positions: expected rows of x and y")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.io import netcdf_file
 
 from qsr.hparams import ConfigError
+from qsr.hparams.bounded import parsing
 from qsr.runs import replacing
 from qsr.snapshots import Snapshots
 
@@ -70,14 +71,18 @@ def read_netcdf(file: str, data: bytes) -> tuple[NDArray[Any], NDArray[np.float6
     Raises:
         ConfigError: for a file that is not netCDF of the classic format, or has no `configs`.
     """
-    try:
-        with netcdf_file(io.BytesIO(data), "r", mmap=False) as read:
-            arrays = {name: variable[:].copy() for name, variable in read.variables.items() if variable.shape}
-    except (TypeError, ValueError, KeyError, IndexError, OSError):
-        raise ConfigError(f"{file}: not a netCDF file of the classic format (xarray: format='NETCDF3_64BIT')") from None
+    with (
+        parsing(file, "not a netCDF file of the classic format (xarray: format='NETCDF3_64BIT')"),
+        netcdf_file(io.BytesIO(data), "r", mmap=False) as read,
+    ):
+        arrays = {name: variable[:].copy() for name, variable in read.variables.items() if variable.shape}
     if "configs" not in arrays:
         raise ConfigError(f"{file}: expected an array 'configs', found {', '.join(arrays) or 'none'}")
-    places = np.stack([arrays["x"], arrays["y"]], axis=1) if {"x", "y"} <= set(arrays) else None
+    if not {"x", "y"} <= set(arrays):
+        return arrays["configs"], None
+    if arrays["x"].ndim != 1 or arrays["x"].shape != arrays["y"].shape:
+        raise ConfigError(f"{file}: x and y: expected one of each for a site, found {arrays['x'].shape} and {arrays['y'].shape}")
+    places = np.stack([arrays["x"], arrays["y"]], axis=1)
     return arrays["configs"], places
 
 

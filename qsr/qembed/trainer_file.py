@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 
 from qsr.hparams import ConfigError
 from qsr.runs.files import replacing
+from qsr.runs.tensors import read_tensors
 
 FORMAT_VERSION = 1
 ENDINGS = (".pth", ".pt")
@@ -43,14 +42,9 @@ def read_trainer_file(path: str | Path) -> dict[str, Any]:
         ConfigError: for a file that is damaged, of another kind, or of a newer version.
     """
     target = Path(path)
-    if not target.is_file():
+    if not target.exists():
         raise FileNotFoundError(f"{target}: there is no such file")
-    if not zipfile.is_zipfile(target):
-        raise ConfigError(f"{target}: damaged, or no file of save_model")
-    try:
-        state = torch.load(target, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{target}: damaged, or no file of save_model ({str(error).partition(chr(10))[0]})") from None
+    state = read_tensors(target)
     version = state.get("format_version") if isinstance(state, dict) else None
     if version is None:
         raise ConfigError(f"{target}: no file of save_model (it has no format_version)")

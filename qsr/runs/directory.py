@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
-import pickle
 import platform
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +21,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
+from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
 from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
 from qsr.runs.history import HISTORY_FILE, History
+from qsr.runs.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,6 @@ CHECKPOINTS = "checkpoint"
 STATE_FILE = "state.pt"
 LOCK_FILE = ".lock"
 KEPT_CHECKPOINTS = 2
-# What zipfile and torch.load raise on a damaged file.
-_UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, ValueError, LookupError)
 _STEP_FOLDER = re.compile(r"(?P<step>\d+)|\.(?P<previous>\d+)\.previous")  # the second: see `replacing_directory`
 
 
@@ -252,7 +249,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ConfigError: if it is missing or damaged.
     """
     with _reading(file):
-        return safetensors.torch.load(file.read_bytes())
+        return safetensors.torch.load(read_bounded(file))
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -261,8 +258,10 @@ def read_metadata(file: Path) -> dict[str, str]:
     Raises:
         ConfigError: if it is missing or damaged.
     """
-    with _reading(file), safetensors.safe_open(file, framework="pt") as opened:
-        return opened.metadata() or {}
+    with _reading(file):
+        check_regular(file)
+        with safetensors.safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}
 
 
 def read_tree(file: Path) -> dict[str, Any]:
@@ -272,11 +271,11 @@ def read_tree(file: Path) -> dict[str, Any]:
         ConfigError: if it is missing or not one.
     """
     try:
-        tree = json.loads(file.read_bytes())
+        tree = parse_json(read_bounded(file, MOST_TEXT))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
     except ValueError as error:
-        raise ConfigError(f"{file}: not JSON ({error})") from None
+        raise ConfigError(f"{file}: not JSON ({reason(error)})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected a JSON object with the settings of a run, found {type(tree).__name__}")
     return tree
@@ -289,7 +288,7 @@ def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
         ConfigError: naming the file, if keys are missing or values cannot be used.
     """
     missing = [name for name in ("schema_version", "train", "model") if name not in tree]
-    if not missing and "hamiltonian" not in tree and tree.get("objective", {}).get("name") != "supervised":
+    if not missing and "hamiltonian" not in tree and not _is_on_data(tree):
         missing = ["hamiltonian"]
     if missing:
         raise ConfigError(f"{file}: missing {', '.join(missing)}")
@@ -302,6 +301,11 @@ def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
         return RunSettings.from_tree({name: value for name, value in tree.items() if name not in ("schema_version", "versions")})
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
+
+
+def _is_on_data(tree: Mapping[str, Any]) -> bool:
+    objective = tree.get("objective")
+    return isinstance(objective, dict) and objective.get("name") == "supervised"
 
 
 def _made(path: Path) -> bool:
@@ -329,23 +333,14 @@ def _weights_bytes(weights: Mapping[str, Tensor], metadata: Mapping[str, str] | 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
     try:
-        yield
+        with parsing(file, "damaged"):
+            yield
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
-    except safetensors.SafetensorError as error:
-        raise ConfigError(f"{file}: damaged ({reason(error)})") from None
 
 
 def _read_state(file: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():  # checksums, which torch does not look at
-                raise ConfigError(f"{file}: damaged ({damaged!r} has changed)")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except ConfigError:
-        raise
-    except _UNREADABLE as error:
-        raise ConfigError(f"{file}: damaged ({reason(error)})") from None
+    state = read_tensors(file)
     if not isinstance(state, dict):
         raise ConfigError(f"{file}: expected a mapping, found {type(state).__name__}")
     return state

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qsr.hparams.bounded import reason as reason
+
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Replace the file `path` by `content` (text as UTF-8), on disk when this returns."""
@@ -72,14 +74,6 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.iterdir():
         if leftover.name.startswith(f".{path.stem}.") and leftover.name.endswith(f".tmp{path.suffix}"):
             leftover.unlink()
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, in a few words on one line: libraries write paragraphs."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _beside(path: Path) -> Path:

@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
+from qsr.hparams.bounded import parse_json, parsing, read_bounded
+from qsr.hparams.hdf5 import attributes, member, members, opened_hdf5, read_array
 from qsr.runs.files import reason, replacing
 
 HISTORY_FILE = "history.h5"
@@ -241,18 +243,33 @@ def _length(tables: Mapping[str, Columns], group: str) -> int:
 
 def _read_stored(path: Path) -> _Stored:
     try:
-        with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != FORMAT:
+        with opened_hdf5(path, "damaged") as file:
+            about = attributes(file, path)
+            if not isinstance(about.get("format"), str) or about["format"] != FORMAT:
                 raise ConfigError(f"{path}: not a history of a run (expected the attribute format={FORMAT})")
-            tables = {group: {name: values[:] for name, values in file[group].items()} for group in COUNTERS if group in file}
-            units = {name: values.attrs["unit"] for group in tables for name, values in file[group].items()}
-            return _Stored(int(file.attrs["generation"]), tables, units)
+            groups = {name: member(file, name, path) for name in COUNTERS if name in file.keys()}  # noqa: SIM118
+            tables = {group: _table(found, group, path) for group, found in groups.items()}
+            units = {
+                name: str(values.attrs["unit"]) for found in groups.values() for name, values in members(found, path).items()
+            }
+            return _Stored(int(about["generation"]), tables, units)
     except FileNotFoundError:
         return _Stored()
-    except ConfigError:
-        raise
-    except (OSError, KeyError, RuntimeError) as error:
+    except OSError as error:
         raise ConfigError(f"{path}: damaged ({reason(error)})") from None
+
+
+def _table(found: Any, group: str, path: Path) -> Columns:
+    columns = {name: read_array(found, name, path) for name in members(found, path)}
+    counter = columns.get(COUNTERS[group])
+    if columns and (counter is None or counter.dtype.kind not in "iu"):
+        raise ConfigError(f"{path}: damaged ('{group}' has no whole numbers '{COUNTERS[group]}')")
+    for name, values in columns.items():
+        if counter is not None and (values.dtype.kind not in "biuf" or values.ndim != 1 or len(values) != len(counter)):
+            raise ConfigError(
+                f"{path}: damaged ('{group}/{name}' is {values.dtype} {values.shape}, expected numbers {counter.shape})"
+            )
+    return columns
 
 
 def _line(entry: Any) -> bytes:
@@ -270,20 +287,36 @@ def _entries(raw: bytes, path: Path) -> Iterable[tuple[Any, int]]:
                 return
             raise ConfigError(f"{path}: damaged at byte {start}, before its last line; move it away to go on without its rows")
         start = stop + 1
-        yield json.loads(text), start
+        yield parse_json(text), start
 
 
 def _read_journal(path: Path) -> _Journal:
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path)
     except FileNotFoundError:
         return _Journal()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from None
     journal = _Journal()
-    for entry, end in _entries(raw, path):
-        if journal.extends is None:
-            journal.extends = int(entry["extends"])
-        else:
-            group, row = entry
-            journal.rows.append((group, row))
-        journal.end = end
+    with parsing(path, "damaged: not the rows of a run"):
+        for entry, end in _entries(raw, path):
+            if journal.extends is None:
+                journal.extends = int(entry["extends"])
+            else:
+                group, row = entry
+                journal.rows.append((_checked_group(group), _checked_row(row, group)))
+            journal.end = end
     return journal
+
+
+def _checked_group(group: Any) -> str:
+    _counter(group)
+    return str(group)
+
+
+def _checked_row(row: Any, group: str) -> dict[str, float]:
+    """A row as `append` takes it; raises ValueError for another one."""
+    numbers = all(type(value) in (int, float) and "/" not in name for name, value in row.items())
+    if not numbers or not -(2**63) <= row[COUNTERS[group]] < 2**63 or type(row[COUNTERS[group]]) is not int:
+        raise ValueError(f"a row of '{group}' needs a '{COUNTERS[group]}' and numbers")
+    return {name: value if name == COUNTERS[group] else float(value) for name, value in row.items()}

@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.bounded import FREE_BYTES, MOST_INFLATED, reason
 from qsr.hparams.imports import imports_allowed
 from qsr.runs.directory import CHECKPOINTS, SETTINGS_FILE, WEIGHTS_FILE, RunDirectory, read_tree, settings_of
 from qsr.runs.nnqsr import convert_settings, convert_weights, has_original_names, is_nnqsr
 from qsr.runs.torchscript import read_archive
 
 ARCHIVE_FILE = "T"  # NN-QSR saves its model under this name
+MOST_TENSORS = 100_000  # that making a model takes
+_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randint, torch.arange, torch.eye)
 NAMED = 3  # how many misfits an error message names
 
 
@@ -79,7 +83,9 @@ def restore_model(stored: StoredRun, device: str | torch.device = "cpu") -> Any:
         ConfigError: if the weights do not fit the settings.
     """
     settings = stored.settings
-    with torch.random.fork_rng(devices=[]):  # first weights are drawn and thrown away: leave the user's generator alone
+    size = sum(tensor.nbytes for tensor in stored.weights.values())
+    # First weights are drawn and thrown away: leave the user's generator alone.
+    with torch.random.fork_rng(devices=[]), BoundedModel(size, stored.path):
         model = settings.new_model()
     model.to(getattr(torch, settings.train.number_format))
     # A run that was interrupted on a smaller lattice of its curriculum.
@@ -109,6 +115,33 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | P
         more = f" (and {len(misfits) - NAMED} more)" if len(misfits) > NAMED else ""
         raise ConfigError(f"{source}: the weights do not fit the model of its settings: {'; '.join(misfits[:NAMED])}{more}")
     model.load_state_dict(weights)
+
+
+class BoundedModel(TorchFunctionMode):
+    """Inside, tensors are made that a model with weights of `size` bytes can have: settings may claim any width and depth.
+
+    Raises:
+        ConfigError: before the memory is taken.
+    """
+
+    def __init__(self, size: int, source: str | Path) -> None:
+        super().__init__()
+        self.left = max(FREE_BYTES, MOST_INFLATED * size)
+        self.calls = MOST_TENSORS
+        self.size, self.source = size, source
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _FACTORIES:
+            shape_only = {name: value for name, value in kwargs.items() if name not in ("generator", "out", "pin_memory")}
+            try:
+                self.left -= func(*args, **{**shape_only, "device": "meta"}).nbytes
+            except (RuntimeError, TypeError, OverflowError) as error:
+                raise ConfigError(f"{self.source}: its settings are of no model that can be made ({reason(error)})") from None
+            self.calls -= 1
+            if self.left < 0 or self.calls < 0:
+                raise ConfigError(f"{self.source}: its settings are of a far larger model than its {self.size} bytes of weights")
+        return func(*args, **kwargs)
 
 
 def _settings_file(directory: Path) -> Path:

@@ -96,7 +96,7 @@ def _convert_model(section: Mapping[str, Any], where: str) -> dict[str, Any]:
     _require(section, f"{where}.", ("model_name",))
     values = dict(section)
     name = values.pop("model_name")
-    if name not in _MODELS:
+    if not isinstance(name, str) or name not in _MODELS:
         raise ConfigError(f"{where}.model_name={name}: unknown; one of {', '.join(_MODELS)}")
     # It would hand the subsampler all earlier outputs of the transformer; no documentation says how.
     full_seq = values.pop("full_seq", False)
@@ -111,7 +111,7 @@ def _convert_hamiltonian(section: Mapping[str, Any]) -> dict[str, Any]:
     _require(section, "hamiltonian.", ("name",))
     values = dict(section)
     name = values.pop("name")
-    if name not in _HAMILTONIAN_KEYS:
+    if not isinstance(name, str) or name not in _HAMILTONIAN_KEYS:
         raise ConfigError(f"hamiltonian.name={name}: unknown; one of {', '.join(_HAMILTONIAN_KEYS)}")
     _require(values, "hamiltonian.", _HAMILTONIAN_KEYS[name])
     sites = values.pop("L", None)  # Lx*Ly for RYDBERG

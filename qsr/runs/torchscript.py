@@ -14,7 +14,6 @@ import math
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 
 from qsr.hparams import ConfigError
-from qsr.runs.files import reason
+from qsr.hparams.bounded import check_inflated, parsing, read_bounded, reason
 
 DEPTH = 64  # modules inside modules; a malicious pickle can contain itself
 
@@ -75,13 +74,16 @@ def read_archive(path: str | Path) -> dict[str, Tensor]:
         ConfigError: for a file that is missing, damaged or not a TorchScript archive, and for a pickle that asks for
             anything but tensors, plain containers and the archive's own modules.
     """
+    complaint = "not a readable TorchScript archive"
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _Archive(archive).tensors()
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{path}: not a readable TorchScript archive ({reason(error)})") from None
+        raw = read_bounded(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {complaint} ({reason(error)})") from None
+    with parsing(path, complaint), zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        try:
+            return _Archive(archive, len(raw)).tensors()
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
 
 
 class _Module:
@@ -108,8 +110,9 @@ class _StridedView(NamedTuple):
 
 
 class _Archive:
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    def __init__(self, archive: zipfile.ZipFile, size: int) -> None:
         self.archive = archive
+        self.left = 16 * size  # bytes of tensors: modules may share storages, but not without bound
         self.names = set(archive.namelist())
         roots = [name.removesuffix("data.pkl") for name in self.names if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(roots) != 1:
@@ -125,6 +128,7 @@ class _Archive:
         entry = self.archive.getinfo(self.root + name)
         if not name.startswith("code/") and entry.compress_type != zipfile.ZIP_STORED:
             raise ConfigError(f"{name} is compressed, which torch does not do")  # and it could inflate without bound
+        check_inflated(entry.file_size, entry.compress_size, name)
         return self.archive.read(entry)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -154,6 +158,9 @@ class _Archive:
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if last >= storage.length or elements > storage.length:
             raise ConfigError(f"a tensor beyond its {storage.length} numbers: offset {offset}, size {size}, stride {stride}")
+        self.left -= elements * storage.dtype.itemsize
+        if self.left < 0:
+            raise ConfigError("its tensors together are far larger than the file")
         flat = torch.frombuffer(bytearray(raw), dtype=storage.dtype)
         return flat.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
 

@@ -21,6 +21,11 @@ MAX_TABLE_SITES = 12  # a conditional is a table over 2^p patches
 MAX_EMBEDDED_SITES = 10  # an embedding has a row for each of 2^p patches
 
 
+# Bounds of what settings may claim before anything is made of them; a network of these sizes would fill 100 GiB and more.
+MOST_WIDTH = 2**15
+MOST_LAYERS = 1000
+
+
 class TokenHparams(Hparams):
     """What makes the tokens of a sampler, where that is a section of its own."""
 
@@ -52,8 +57,8 @@ class SamplerHparams(Hparams):
     )
 
     phase: bool = Hparam(False, help="signs or a complex psi = sqrt(p) exp(i phi), phi from a network of its own")
-    phase_Nh: int = Hparam(64, ge=1, help="width of the hidden layers of the phase")
-    phase_layers: int = Hparam(2, ge=1, help="number of hidden layers of the phase")
+    phase_Nh: int = Hparam(64, ge=1, le=MOST_WIDTH, help="width of the hidden layers of the phase")
+    phase_layers: int = Hparam(2, ge=1, le=MOST_LAYERS, help="number of hidden layers of the phase")
 
     symmetry: Symmetry = Hparam(
         "none",
@@ -179,7 +184,7 @@ class RNN(_TableHead):
 
     section: ClassVar[str] = "rnn"
 
-    Nh: int = Hparam(64, ge=1, help="hidden width")
+    Nh: int = Hparam(64, ge=1, le=MOST_WIDTH, help="hidden width")
     rnntype: Literal["GRU", "ELMAN"] = Hparam("GRU", help="recurrent cell")
 
     def _network(self, lattice: Lattice, context_size: int | None) -> AutoregressiveSampler:
@@ -200,10 +205,10 @@ class TransformerHparams(SamplerHparams):
     """What PTF and LPTF share."""
 
     # 32 wide, one layer: see benchmarks/defaults.py.
-    Nh: int = Hparam(32, ge=1, help="token width")
-    num_layers: int = Hparam(1, ge=1, help="number of transformer layers")
+    Nh: int = Hparam(32, ge=1, le=MOST_WIDTH, help="token width")
+    num_layers: int = Hparam(1, ge=1, le=MOST_LAYERS, help="number of transformer layers")
     nhead: int = Hparam(4, ge=1, help="number of attention heads; must divide Nh")
-    dim_feedforward: int | None = Hparam(None, ge=1, help="width of the feed-forward layers; None means 4*Nh")
+    dim_feedforward: int | None = Hparam(None, ge=1, le=4 * MOST_WIDTH, help="width of the feed-forward layers; None means 4*Nh")
     dropout: float = Hparam(0.0, ge=0.0, lt=1.0, help="dropout probability in the transformer layers while training")
     norm_first: bool = Hparam(True, help="layer norm before (True) or after (False) attention and feed-forward")
     token: Literal["embedding", "linear", "qembed"] = Hparam(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.base import ConfigError, nearest
+from qsr.hparams.bounded import MOST_DATA, check_inflated, check_regular, parsing, read_text, reason
+from qsr.hparams.hdf5 import check_dataset, members, opened_hdf5
 from qsr.snapshots import SCHEMA, read_snapshots
 
 Columns = dict[str, NDArray[Any]]  # name -> (S,) float64, or objects where a column has text
@@ -49,8 +51,10 @@ def read_text_columns(file: Path) -> dict[str, list[str]]:
         ConfigError: for a file that is not such a table.
     """
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+        text = io.StringIO(read_text(file, MOST_DATA), newline="")
+        rows = list(csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ","))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{file}: not a table of text ({error})") from None
     rows = [row for row in rows if row]
@@ -71,8 +75,8 @@ def is_snapshot_file(path: str | Path) -> bool:
     """Whether a file that can be read is one of snapshots."""
     if Path(path).suffix.lower() not in (".h5", ".hdf5"):
         return False
-    with h5py.File(path, "r") as store:
-        return bool(store.attrs.get("schema") == SCHEMA)
+    with opened_hdf5(path, "not an HDF5 file that can be read") as store:
+        return _is_snapshots(store)
 
 
 def columns_of(data: Any) -> Columns:
@@ -156,28 +160,40 @@ def _read_csv(file: Path) -> Columns:
 
 def _read_parquet(file: Path) -> Columns:
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ImportError:
         raise ConfigError(f"{file}: Parquet files need pyarrow: pip install qsr[hsm]") from None
-    try:
+    with parsing(file, "not a Parquet file"):
+        size = check_regular(file)
+        about = parquet.ParquetFile(file).metadata
+        groups = [about.row_group(number) for number in range(about.num_row_groups)]
+        check_inflated(sum(group.total_byte_size for group in groups), size, str(file))
         table = parquet.read_table(file)
-    except (ArrowException, OSError) as error:
-        raise ConfigError(f"{file}: not a Parquet file ({' '.join(str(error).split())})") from None
     return columns_of({name: table.column(name).to_pandas() for name in table.column_names if name != "__index_level_0__"})
 
 
 def _read_hdf5(file: Path) -> Columns:
     try:
-        with h5py.File(file, "r") as store:
-            if store.attrs.get("schema") == SCHEMA:
+        with opened_hdf5(file, "not an HDF5 file that can be read") as store:
+            if _is_snapshots(store):
                 return _snapshot_columns(file)
-            found = {name: values for name, values in store.items() if isinstance(values, h5py.Dataset) and values.ndim == 1}
-            columns = {name: values.asstr()[:] if values.dtype.kind in "OS" else values[:] for name, values in found.items()}
-    except (OSError, RuntimeError, TypeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not an HDF5 file that can be read ({error})") from None
+            found = {name: values for name, values in members(store, file).items() if getattr(values, "ndim", 0) == 1}
+            columns = {name: _values(check_dataset(values, file)) for name, values in found.items()}
+    except OSError as error:
+        raise ConfigError(f"{file}: not an HDF5 file that can be read ({reason(error)})") from None
     if not columns:
         raise ConfigError(f"{file}: expected one-dimensional data sets, one for each column, at the top of the file")
     return columns_of(columns)
+
+
+def _is_snapshots(store: Any) -> bool:
+    schema = store.attrs.get("schema")
+    return isinstance(schema, str) and schema == SCHEMA
+
+
+def _values(dataset: Any) -> NDArray[Any]:
+    found: NDArray[Any] = dataset.asstr()[:] if dataset.dtype.kind in "OS" else dataset[:]
+    return found
 
 
 def _snapshot_columns(file: Path) -> Columns:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError, Hparam
+from qsr.hparams.bounded import read_bounded, reason
 from qsr.training.data import DataHparams, PyTorchData
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,14 @@ def read_bytes(file: str | Path) -> bytes:
     Raises:
         ConfigError: if it is not there, or cannot be read.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise ConfigError(f"{file}: {'a directory, expected a file' if path.is_dir() else 'no such file'}")
     try:
-        return path.read_bytes()
+        return read_bounded(file)
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{file}: a directory, expected a file") from None
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
+        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 class FileHparams(DataHparams):

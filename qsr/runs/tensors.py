@@ -1,0 +1,61 @@
+"""Reading files of `torch.save` that hold tensors and plain containers: nothing in them is executed, sizes are checked first."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qsr.hparams import ConfigError
+from qsr.hparams.bounded import parsing, read_bounded, reason
+
+# All that torch.save writes for tensors, dtypes and plain containers. torch's own list for weights_only is longer: it has
+# bytearray, which takes as much memory as a file asks for.
+_NAMES = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch\.serialization _get_layout"
+    r"|torch (\w+Storage|Size|device|(b?float|complex|u?int)\d+|bool)"
+)
+_MOST_OPCODES = 10_000_000
+
+
+def read_tensors(file: Path) -> Any:
+    """What `torch.save` wrote, on the CPU.
+
+    Raises:
+        ConfigError: for a file that is missing, damaged (checksums are verified), or asks for anything but tensors, plain
+            containers, numbers and text.
+    """
+    try:
+        raw = read_bounded(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: damaged ({reason(error)})") from None
+    with parsing(file, "damaged"):
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise ConfigError(f"{file}: damaged (compressed, which torch does not do)")
+            if sum(entry.file_size for entry in entries) > len(raw):
+                raise ConfigError(f"{file}: damaged (claims more than its {len(raw)} bytes)")
+            if damaged := archive.testzip():  # checksums, which torch does not look at
+                raise ConfigError(f"{file}: damaged ({damaged!r} has changed)")
+            for entry in entries:
+                if entry.filename.endswith(".pkl"):
+                    _check_names(archive.read(entry), file)
+        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+
+
+def _check_names(program: bytes, file: Path) -> None:
+    """Whether a pickle names nothing but tensors."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        named = argument if opcode.name in ("GLOBAL", "INST") else None
+        if (named is not None and not _NAMES.fullmatch(str(named))) or opcode.name == "STACK_GLOBAL":
+            raise ConfigError(
+                f"{file}: damaged, or not ours: it asks for {str(named)!r:.80}, and only tensors and containers are read"
+            )
+        if number > _MOST_OPCODES:
+            raise ConfigError(f"{file}: damaged, or not ours: its pickle has more than {_MOST_OPCODES} parts")
