@@ -87,8 +87,9 @@ class Comparison:
         margin = 0.15 * max(max(lowest) - min(lowest), 1e-3)
         course.set_ylim(min(lowest) - margin, max(lowest) + margin)
         units = {in_symbols(run.settings.hamiltonian.energy_unit): None for run in self.runs}
-        course.set(xlabel="step", ylabel=f"energy per site ({', '.join(units)})", title="training")
-        final.set(xlabel="run", ylabel=f"energy per site ({', '.join(units)})", title="fresh samples; dashed: exact" if known else "fresh samples")
+        label = f"energy per site ({', '.join(units)})"
+        course.set(xlabel="step", ylabel=label, title="training")
+        final.set(xlabel="run", ylabel=label, title="fresh samples; dashed: exact" if known else "fresh samples")
         final.set_xticks(range(len(self.runs)), [str(number) for number in range(len(self.runs))])
         final.set_xlim(-0.5, len(self.runs) - 0.5)
         if course.get_legend_handles_labels()[0]:
