@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
-from qsr.training.distribution import Processes
+from qsr.training.distribution import Processes, restarts
 
 
 def check_shared(settings: RunSettings) -> None:
@@ -33,7 +31,7 @@ def claimed(settings: RunSettings, processes: Processes) -> tuple[RunDirectory |
     that has not ended.
     """
     directory = None
-    if processes.first and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+    if processes.first and restarts():
         directory = RunDirectory.unfinished(settings)
     started = processes.told(directory is not None)
     if processes.first and not started:

@@ -61,7 +61,11 @@ class Processes:
         if expected.size > 1 and not distributed.is_initialized():
             cuda = torch.cuda.is_available() and distributed.is_nccl_available()
             with _reaching():
-                distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+                store, rank, size = next(distributed.rendezvous("env://", timeout=TIMEOUT))
+                # torchrun may keep its store over restarts, with the addresses of the processes that have ended.
+                store = distributed.PrefixStore(f"restart {restarts()}", store)
+                backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+                distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         return expected
 
     @property
@@ -249,6 +253,11 @@ def leave() -> None:
     """Take this process out of the group that `found` joined it to, if it is in one."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def restarts() -> int:
+    """How often torchrun has started the processes again, after one of them had ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def local_rank() -> int:

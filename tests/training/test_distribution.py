@@ -1,8 +1,5 @@
 """Real processes of torch.distributed train as one process does with the same minibatches."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,23 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from tests.torchrun import torchrun
 from tests.training.shared_runs import CASES, STEPS, trained
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def torchrun(*words: str, cwd: Path | None = None, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """Two processes of `python -m words`, one thread each, on a port that is free."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *options, "-m", *words]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=cwd or ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def shared(folder: Path, precision: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """What each of two processes found in these cases."""
-    process = torchrun("tests.training.shared_runs", str(folder), precision, *names)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    with torchrun("tests.training.shared_runs", str(folder), precision, *names) as started:
+        _, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, errors
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
