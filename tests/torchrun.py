@@ -12,13 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def torchrun(*words: str, restarts: int = 0) -> Iterator[subprocess.Popen[str]]:
+def torchrun(*words: str, restarts: int = 0, cwd: Path = ROOT) -> Iterator[subprocess.Popen[str]]:
     """`python -m words` in two processes of one thread each, which meet at a port that is free; none is left at the end."""
     options = ["--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", *words]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe, text=True) as started:
+    with subprocess.Popen(command, cwd=cwd, env=env, stdout=pipe, stderr=pipe, text=True) as started:
         try:
             yield started
         finally:

@@ -118,6 +118,7 @@ def _run(
     callbacks: Sequence[Callback],
     processes: Processes,
 ) -> Run:
+    processes = processes.on(model.device)
     objective = partial(variational_energy, processes=processes)
     return run_training(settings, model, objective, directory, progress and processes.first, resume, callbacks, processes)
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from torch import Tensor, distributed, nn
 from qsr.training.protocols import BatchKey, Metrics, RunFailed
 
 TIMEOUT = timedelta(minutes=10)  # for a process that is alive and does not answer; of one that has ended all hear at once
+CPU = torch.device("cpu")
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 T = TypeVar("T")
@@ -40,10 +41,12 @@ class Processes:
     Attributes:
         rank: of this one.
         size: how many there are.
+        device: where numbers that are no part of a tensor travel; on a CUDA device by NCCL, which passes them on in trees.
     """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = CPU
 
     @classmethod
     def expected(cls) -> Processes:
@@ -67,6 +70,10 @@ class Processes:
                 backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
                 distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         return expected
+
+    def on(self, device: torch.device) -> Processes:
+        """The same, of a model on this device."""
+        return replace(self, device=device)
 
     @property
     def first(self) -> bool:
@@ -126,10 +133,10 @@ class Processes:
         """The largest of each value over all processes."""
         if self.size == 1:
             return list(values)
-        found = torch.tensor(values)
+        found = torch.tensor(values, device=self.device)
         with _reaching():
             distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return [int(value) for value in found]
+        return [int(value) for value in found.tolist()]
 
     def check_equal(self, model: nn.Module) -> None:
         """Compare checksums of the model's weights.
@@ -166,10 +173,10 @@ class Processes:
         """One number of each process, in their order."""
         if self.size == 1:
             return [count]
-        everyone = [torch.empty(1, dtype=torch.long) for _ in range(self.size)]
+        everyone = [torch.empty(1, dtype=torch.long, device=self.device) for _ in range(self.size)]
         with _reaching():
-            distributed.all_gather(everyone, torch.tensor([count]))
-        return [int(found) for found in everyone]
+            distributed.all_gather(everyone, torch.tensor([count], device=self.device))
+        return [int(found) for found in torch.cat(everyone).tolist()]
 
     # --- sums -------------------------------------------------------------------------------------------------------
 
