@@ -19,6 +19,7 @@ from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
 from qsr.runs import read_run
 from qsr.symmetries import SYMMETRIES
 from qsr.training import Interrupted
+from qsr.training.distribution import Processes
 
 from .help import section_table, sections_overview
 from .points import PointCommand, parsed_point, point_option
@@ -66,8 +67,9 @@ def required(run: Path | None, words: tuple[str, ...]) -> Path:
 @contextmanager
 def terminal() -> Iterator[bool]:
     """Show the package's log on stderr; yields whether a progress bar fits there (it does on a terminal only)."""
-    bar = sys.stderr.isatty()
-    handler = logging.StreamHandler(sys.stderr)
+    first = Processes.expected().first
+    bar = sys.stderr.isatty() and first
+    handler = logging.StreamHandler(sys.stderr) if first else logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO)  # a run's file may have more
     if bar:  # the bar shows what these lines say
@@ -96,6 +98,8 @@ def allowing(settings: RunSettings) -> str:
 
 def finish(run: jobs.Run) -> None:
     """The last line of a training command."""
+    if not Processes.expected().first:
+        return
     if run.path is None:
         click.echo("done (no output directory)")
     elif run.settings.on_data:
@@ -326,6 +330,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except Interrupted as stop:
+        if not Processes.expected().first:
+            raise
         saved = "nothing was saved (dir=<NONE>)"
         if stop.directory is not None:
             settings = stop.directory.read_settings()

@@ -10,6 +10,7 @@ import click
 from qsr import __version__
 from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
+from qsr.training.distribution import Processes, leave, speaks
 
 from .about import compare, info, report
 from .commands import exact, finetune, load, plot, train, transfer
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0, 1 for a failed run, 2 for bad input, 130 or 143 after a signal."""
     try:
         status = qsr.main(args=arguments, prog_name="qsr", standalone_mode=False)
+        leave()
     except ConfigError as error:
         status = _say(str(error), BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -87,8 +89,8 @@ def main(arguments: list[str] | None = None) -> None:
         status = 0
     except click.ClickException as error:
         status = _say(error.format_message(), BAD_INPUT)
-    except RunFailed as error:
-        status = _say(str(error), FAILED)
+    except RunFailed as error:  # all processes of a run fail together, for the reason that the first one gives
+        status = _say(str(error), FAILED) if Processes.expected().first else FAILED
     except Interrupted as stop:
         status = 128 + stop.signum
     except (KeyboardInterrupt, click.Abort):
@@ -99,5 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _say(message: str, status: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    if speaks():
+        rank = Processes.expected().rank
+        click.echo(f"Error: {f'process {rank}: ' if rank else ''}{' '.join(message.split())}", err=True)
     return status

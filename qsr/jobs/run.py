@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from qsr.training import (
     update_rule,
 )
 from qsr.training.device import find_device
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.logs import logged
 from qsr.training.random import derived_seed, forked_generators
@@ -206,6 +208,7 @@ def run_training(
     progress: bool,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
+    processes: Processes = ALONE,
 ) -> Run:
     """Train through all stages; the directory must be claimed (or opened, to resume) and locked by the caller.
 
@@ -213,17 +216,18 @@ def run_training(
         model: for the lattice of the first stage, with its first weights.
         objective: makes the objective of a stage.
         callbacks: watch every stage, beside the history and the progress.
+        processes: that share the work, as the objective does; only the first one has a directory.
     """
     keep_freed_memory()
     stages = settings.train.stages()
     found = directory.latest_checkpoint() if resume and directory is not None else None
-    current = stages[found.state.get("stage", 0)] if found is not None else stages[0]
+    current = stages[processes.told(0 if found is None else found.state.get("stage", 0))]
     for stage in stages[current.index :]:
         if stage.index:
             previous = model
             model = build_model(at_stage(settings, stage))
             model.load_state_dict(model.resized_weights(previous.state_dict()))
-        _run_stage(settings, model, objective, directory, progress, stage, resume and stage is current, callbacks)
+        _run_stage(settings, model, objective, directory, progress, stage, resume and stage is current, callbacks, processes)
     return Run(None if directory is None else directory.path, settings, model)
 
 
@@ -236,6 +240,7 @@ def _run_stage(
     stage: Stage,
     resume: bool,
     watching: Sequence[Callback],
+    processes: Processes,
 ) -> None:
     here = at_stage(settings, stage)
     num_sites = here.hamiltonian.num_sites
@@ -244,11 +249,11 @@ def _run_stage(
         callbacks.insert(0, HistoryWriter(directory.history, here.hamiltonian.energy_unit, num_sites))
     if progress:
         callbacks.append(ProgressBar(num_sites))
-    target = metric_logger(settings.logger, directory, settings.tree(), resume or stage.index > 0)
+    target = metric_logger(settings.logger, directory, settings.tree(), resume or stage.index > 0) if processes.first else None
     callbacks += [] if target is None else [LoggerCallback(target)]
     callbacks += watching
-    rule = update_rule(model, settings, stage)
-    trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage)
+    rule = update_rule(model, settings, stage, processes)
+    trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage, processes)
     with logged(directory):
         if resume:
             trainer.resume()
@@ -265,6 +270,8 @@ def _run_stage(
             images = f" averaged over {model.order} images" if isinstance(model, SymmetrizedSampler) else ""
             network = type(model.base if isinstance(model, SymmetrizedSampler) else model).__name__
             logger.info("%s%s with %d parameters in %s on %s", network, images, parameters, train.precision, model.device)
+            if processes.size > 1:
+                logger.info("%d processes, %d of the %d minibatches each", processes.size, train.Q // processes.size, train.Q)
             logger.info(
                 "%d steps of %d samples, %s, lr=%g, %s, seed=%d",
                 *(train.steps, train.B, settings.optimizer.name, train.lr, settings.scheduler.name, train.seed),
@@ -273,6 +280,11 @@ def _run_stage(
             number = f"stage {stage.index + 1} of {len(settings.train.stages())}"
             logger.info("%s: %dx%d, steps %d to %d", number, *stage.shape, stage.first, stage.end)
         trainer.fit()
+
+
+def locked(directory: RunDirectory | None) -> AbstractContextManager[None]:
+    """The lock of a directory, if there is one."""
+    return nullcontext() if directory is None else directory.lock()
 
 
 def log_baseline(settings: RunSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from qsr.estimators.local_energy import check_sign
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.fit import resume_fit, start_fit
 from qsr.jobs.likelihood import resume_on_snapshots, start_on_snapshots
-from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
+from qsr.jobs.processes import check_shared, claimed
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, locked, log_baseline, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.logs import logged
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
@@ -82,6 +85,7 @@ def train(
         extra=extra,
     )
     settings = RunSettings.from_tree(given, preset)
+    check_shared(settings)
     if settings.on_data:
         return start_fit(settings, progress=progress, callbacks=callbacks)
     if settings.data is not None:
@@ -91,27 +95,41 @@ def train(
 
 def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
     """Run variational Monte Carlo on a model with its first weights, in a new directory."""
+    check_shared(settings)
     final = settings.train.stages()[-1]
     objective = variational_energy(settings, final)  # all of these may refuse their arguments: before there is a directory
     check_sign(model, objective.hamiltonian)
     update_rule(model, settings, final)
-    directory = RunDirectory.claim(settings)
-    if directory is None:
-        log_baseline(settings)
-        return run_training(settings, model, variational_energy, None, progress, callbacks=callbacks)
-    with directory.lock():
-        with logged(directory):
-            log_baseline(settings)
-        return run_training(settings, model, variational_energy, directory, progress, callbacks=callbacks)
+    processes = Processes.found()
+    directory, started = claimed(settings, processes)
+    with locked(directory):
+        if processes.first and not started:
+            with logged(directory):
+                log_baseline(settings)
+        return _run(settings, model, directory, progress, started, callbacks, processes)
 
 
-def variational_energy(settings: RunSettings, stage: Stage) -> VariationalEnergy:
+def _run(
+    settings: RunSettings,
+    model: Sampler,
+    directory: RunDirectory | None,
+    progress: bool,
+    resume: bool,
+    callbacks: Sequence[Callback],
+    processes: Processes,
+) -> Run:
+    processes = processes.on(model.device)
+    objective = partial(variational_energy, processes=processes)
+    return run_training(settings, model, objective, directory, progress and processes.first, resume, callbacks, processes)
+
+
+def variational_energy(settings: RunSettings, stage: Stage, processes: Processes = ALONE) -> VariationalEnergy:
     """The objective of a stage, whose lattice the settings have: the energy, or its mean over ranges."""
     most_noise = None if settings.optimizer.natural_gradient() is None else MOST_NOISE
     problem = settings.hamiltonian
     if problem.ranges:
-        return FamilyEnergy(problem.family(), settings.train, stage, most_noise, problem.energy_scale)
-    return VariationalEnergy(problem.build(), settings.train, stage, most_noise, problem.energy_scale)
+        return FamilyEnergy(problem.family(), settings.train, stage, most_noise, problem.energy_scale, processes)
+    return VariationalEnergy(problem.build(), settings.train, stage, most_noise, problem.energy_scale, processes)
 
 
 def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, callbacks: Sequence[Callback] = ()) -> Run:
@@ -125,6 +143,8 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         ConfigError: if the directory is not a run of qsr, has no usable checkpoint, or is being written.
         RunFailed, Interrupted: as `train`.
     """
+    if Processes.expected().size > 1:
+        return _resume_shared(path_of(run), progress, callbacks)
     directory = RunDirectory.open(path_of(run))
     if directory.read_settings().model.section == "graph_run":
         from qsr.jobs.graph_runs import resume_graphs
@@ -143,4 +163,19 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
                 raise ConfigError(f"{teacher}: the teacher of this transfer is missing")
             likelihood = TeacherLikelihood(load_model(teacher, model.device), settings.train)
             return run_training(settings, model, lambda *_: likelihood, directory, progress, True, callbacks)
-        return run_training(settings, model, variational_energy, directory, progress, True, callbacks)
+        return _run(settings, model, directory, progress, True, callbacks, ALONE)
+
+
+def _resume_shared(path: Path, progress: bool, callbacks: Sequence[Callback]) -> Run:
+    """Go on in several processes; the run's directory needs to be there for the first one only."""
+    processes = Processes.found()
+    directory = RunDirectory.open(path) if processes.first else None
+    with locked(directory):
+        tree: dict[str, Any] = {}
+        if directory is not None:
+            stored = directory.read_settings()
+            check_shared(stored)
+            tree = stored.tree()
+        settings = RunSettings.from_tree(processes.told(tree))
+        model = build_model(at_stage(settings, settings.train.stages()[0]))
+        return _run(settings, model, directory, progress, True, callbacks, processes)

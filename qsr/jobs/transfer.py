@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.points import refuse_ranges
+from qsr.jobs.processes import check_shared
 from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, refuse_energy_settings, refuse_on_data, run_training
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
@@ -55,6 +56,7 @@ def transfer(
             f"{stored.settings.model.section}.phase=True: the teacher's model has a phase, and the likelihood of samples says "
             "nothing of it"
         )
+    check_shared(settings)
     refuse_energy_settings(settings, "a transfer")
     student = build_model(settings)
     objective = TeacherLikelihood(restore_model(stored, student.device), settings.train)

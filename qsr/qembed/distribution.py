@@ -6,85 +6,27 @@ replays samples of its own batches, and files hold those of the first.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import distributed, nn
+from torch import distributed
 
 from qsr.qembed.statistics import parts_of_metrics
+from qsr.training.distribution import Processes
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.supervised import DataBatch, Supervised
 
-_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OF_COLLAPSE = parts_of_metrics("uncertainty", "superposition_coherence")
 _OF_ENTANGLEMENT = parts_of_metrics("entanglement_strength")
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes that train together.
-
-    Attributes:
-        rank: of this one.
-        size: how many there are.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    @classmethod
-    def found(cls) -> Processes:
-        """Those of torch.distributed, which is started if torchrun has started this process; a warning says if there are none."""
-        if not distributed.is_available() or not (distributed.is_initialized() or all(name in os.environ for name in _TORCHRUN)):
-            warnings.warn("distributed_training: this is the only process (start several with torchrun)", stacklevel=3)
-            return cls()
-        if not distributed.is_initialized():
-            distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        return cls(distributed.get_rank(), distributed.get_world_size())
-
-    def wait(self) -> None:
-        """Until all processes are here: what the first one writes is there then."""
-        if self.size > 1:
-            distributed.barrier()
-
-    def agree(self, model: nn.Module) -> None:
-        """Give the model the parameters and buffers of the first process."""
-        if self.size > 1:
-            for tensor in model.state_dict().values():
-                distributed.broadcast(tensor, src=0)
-
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Sum the gradients up; a parameter that no process has a gradient of stays without."""
-        if self.size == 1:
-            return
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        there = torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=parameters[0].device)
-        flat = torch.cat(
-            [(torch.zeros_like(value) if value.grad is None else value.grad).flatten() for value in parameters] + [there]
-        )
-        distributed.all_reduce(flat)
-        used = flat[len(flat) - len(parameters) :] > 0
-        first = 0
-        for parameter, keep in zip(parameters, used.tolist(), strict=True):
-            size = parameter.numel()
-            parameter.grad = flat[first : first + size].view_as(parameter).clone() if keep else None
-            first += size
-
-    def sum_metrics(self, metrics: Metrics) -> Metrics:
-        """Sums over all processes, name by name."""
-        if self.size == 1:
-            return metrics
-        everyone: list[Any] = [None] * self.size
-        distributed.all_gather_object(everyone, metrics)
-        names = dict.fromkeys(name for part in everyone for name in part)
-        return {name: sum(part.get(name, 0.0) for part in everyone) for name in names}
-
-
-ALONE = Processes()
+def processes_found() -> Processes:
+    """Those of torch.distributed, which is started if torchrun has started this process; a warning says if there are none."""
+    found = Processes.found()
+    if found.size == 1 and not (distributed.is_available() and distributed.is_initialized()):
+        warnings.warn("distributed_training: this is the only process (start several with torchrun)", stacklevel=3)
+    return found
 
 
 class SharedSupervised(Supervised):

@@ -16,7 +16,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
 from qsr.qembed.arguments import check_count, check_made
 from qsr.qembed.config import QuantumConfig
-from qsr.qembed.distribution import Processes, SharedSupervised
+from qsr.qembed.distribution import SharedSupervised, processes_found
 from qsr.qembed.history import COLUMNS, BestModel, EpochCallback, EpochRows, LastEpoch, StepCount, of_phase, stopping, visible
 from qsr.qembed.learning import QuantumModel
 from qsr.qembed.optimizers import warn_of_left_out
@@ -25,6 +25,7 @@ from qsr.qembed.trainer_file import load_weights, read_trainer_file, write_train
 from qsr.qembed.update import QuantumUpdate
 from qsr.training.callbacks import ProgressBar
 from qsr.training.device import KEEP, device_of
+from qsr.training.distribution import ALONE
 from qsr.training.fitting import stage_of
 from qsr.training.protocols import Callback
 from qsr.training.random import forked_generators
@@ -90,7 +91,7 @@ class QuantumTrainer:
         self.learner = QuantumModel({"quantum": self.config.quantum().model_dump()}, model, loss_fn)
         self.learner.optimizer, self.learner.lr_scheduler = optimizer, lr_scheduler
         self.learner.to(self.device) if device != KEEP else None
-        self.processes = Processes.found() if self.config.distributed_training else Processes()
+        self.processes = processes_found() if self.config.distributed_training else ALONE
         self.processes.agree(self.learner)
         self.training_history: dict[str, list[float]] = {name: [] for name in COLUMNS}
         self.current_epoch, self.global_step, self.task_id = 0, 0, -1

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.qembed.distribution import ALONE, Processes
 from qsr.qembed.learning import QuantumModel
 from qsr.qembed.optimizers import UncertaintyOptimizer
 from qsr.qembed.settings import QuantumHparams
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.protocols import Metrics, Objective
 from qsr.training.rate import ScheduledStep
 from qsr.training.schedule import Stage
@@ -50,19 +50,18 @@ class QuantumUpdate(TorchUpdate):
 
     def __init__(self, model: QuantumModel, settings: RunSettings, stage: Stage, processes: Processes = ALONE) -> None:
         if model.optimizer is None:
-            super().__init__(model, settings, stage)
+            super().__init__(model, settings, stage, processes)
         else:
-            self.clipping = settings.gradient_clipping
+            self.clipping, self.processes = settings.gradient_clipping, processes
             ScheduledStep.__init__(self, model.optimizer, settings, stage, model.lr_scheduler)
         if model.replay is not None and isinstance(self.optimizer, torch.optim.LBFGS):
             raise ConfigError(
                 f"{model.quantum.label('quantum_memory_replay')}=True: not with LBFGS, which compares losses of the same samples"
             )
-        self.model, self.quantum, self.processes = model, model.quantum, processes
+        self.model, self.quantum = model, model.quantum
 
     def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
         found, loss = super().gradient(model, objective, batches)
-        self.processes.sum_gradients(model)
         if isinstance(self.optimizer, UncertaintyOptimizer):  # of the whole step: one factor for all processes
             own = {"uncertainty": sum(part["training/uncertainty"] for part in found)}
             self.optimizer.set_uncertainty(self.processes.sum_metrics(own)["uncertainty"])

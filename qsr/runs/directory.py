@@ -90,6 +90,30 @@ class RunDirectory:
         return cls(parent / str(number))
 
     @classmethod
+    def unfinished(cls, settings: RunSettings) -> RunDirectory | None:
+        """The newest run with these settings that can be resumed, has no final weights and is not being written; None if there
+        is none.
+        """
+        if not settings.train.writes:
+            return None
+        found = (Path(settings.train.dir) / settings.folder).glob("[0-9]*")
+        for path in sorted((path for path in found if path.name.isdigit()), key=lambda path: -int(path.name)):
+            directory = cls(path)
+            if not (path / SETTINGS_FILE).is_file() or directory.weights_file.is_file():
+                continue
+            tree = {name: value for name, value in read_tree(path / SETTINGS_FILE).items() if name != "versions"}
+            if tree == _tree(settings) and directory._is_free():
+                return directory
+        return None
+
+    def _is_free(self) -> bool:
+        try:
+            with FileLock(self.path / LOCK_FILE, timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
         """An existing run.
 
@@ -133,7 +157,7 @@ class RunDirectory:
         Raises:
             ConfigError: if there is one already that says something else.
         """
-        tree = {"schema_version": SCHEMA_VERSION, **settings.tree()}
+        tree = _tree(settings)
         file = self.path / SETTINGS_FILE
         if file.exists():
             if {name: value for name, value in read_tree(file).items() if name != "versions"} != tree:
@@ -306,6 +330,11 @@ def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
 def _is_on_data(tree: Mapping[str, Any]) -> bool:
     objective = tree.get("objective")
     return isinstance(objective, dict) and objective.get("name") == "supervised"
+
+
+def _tree(settings: RunSettings) -> dict[str, Any]:
+    """What settings.json holds beside the versions."""
+    return {"schema_version": SCHEMA_VERSION, **settings.tree()}
 
 
 def _made(path: Path) -> bool:

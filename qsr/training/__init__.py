@@ -27,6 +27,7 @@ from qsr.training.protocols import BatchKey as BatchKey
 from qsr.training.protocols import Callback as Callback
 from qsr.training.protocols import Objective as Objective
 from qsr.training.protocols import ResidualObjective as ResidualObjective
+from qsr.training.protocols import RunFailed as RunFailed
 from qsr.training.protocols import UpdateRule as UpdateRule
 from qsr.training.schedule import Stage as Stage
 from qsr.training.settings import CheckpointHparams as CheckpointHparams
@@ -39,7 +40,6 @@ from qsr.training.stopping import BestWeights as BestWeights
 from qsr.training.stopping import EarlyStopping as EarlyStopping
 from qsr.training.supervised import Supervised as Supervised
 from qsr.training.trainer import Interrupted as Interrupted
-from qsr.training.trainer import RunFailed as RunFailed
 from qsr.training.trainer import Trainer as Trainer
 from qsr.training.update import TorchUpdate as TorchUpdate
 from qsr.training.update import update_rule as update_rule

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from qsr.runs import RunDirectory
-from qsr.training.trainer import Interrupted, RunFailed
+from qsr.training.protocols import RunFailed
+from qsr.training.trainer import Interrupted
 
 
 @contextmanager

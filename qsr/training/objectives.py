@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from qsr.hamiltonians.base import Hamiltonian
 from qsr.hparams import ConfigError
 from qsr.samplers.base import CountedSampler, Sampler, draw_samples
 from qsr.samplers.heap import HEAP_SHARE, make_room
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.protocols import BatchKey, Metrics
 from qsr.training.random import generator_for, seed_dropout
 from qsr.training.schedule import Stage
@@ -108,6 +109,7 @@ class VariationalEnergy:
         most_noise: bound on what `flips=auto` may add to the variance, as a share of it; None: whatever pays for a mean energy.
         stage: the steps over which the number of samples grows to `K_final`; default: all.
         scale: the gradient is that of <H>/scale, so that rates mean the same in every unit; metrics stay in the unit of H.
+        processes: that share the minibatches of a step; mean energies are those of all samples.
 
     Attributes:
         sampling: how local energies are computed now; kept in checkpoints.
@@ -123,6 +125,7 @@ class VariationalEnergy:
         stage: Stage | None = None,
         most_noise: float | None = None,
         scale: float = 1.0,
+        processes: Processes = ALONE,
     ) -> None:
         if settings.true_grad and isinstance(settings.flips, int):
             raise ConfigError(f"train.true_grad=True: differentiates all flips; not with flips={settings.flips}")
@@ -131,21 +134,29 @@ class VariationalEnergy:
         self.stage = stage or settings.stages()[0]
         self.most_noise = most_noise
         self.scale = scale
+        self.processes = processes
         self.sampling = EXACT
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
         return endless_steps(self.settings.seed, first, minibatches)
 
     def prepare(self, model: Sampler, keys: Sequence[BatchKey]) -> tuple[list[EnergyBatch], Metrics]:
-        self._choose_flips(model, keys[0])
+        self._choose_flips(model, replace(keys[0], minibatch=0))  # one choice, of all processes
         drawn = [self._draw(model, key) for key in keys]
-        energies = torch.cat([draw.energies for draw in drawn])
+        # Of all processes, in the order of the minibatches, of which each has equally many samples.
+        own_energies = torch.cat([draw.energies for draw in drawn])
+        energies = self.processes.gather(own_energies)
         # Groups are numbered through all minibatches; without conditions all samples of the step are one.
         named = [(draw, draw.conditions) for draw in drawn if draw.conditions is not None]
-        numbers = [found.groups + index * len(found.points) for index, (_, found) in enumerate(named)]
-        groups = torch.cat([own[draw.inverse] for own, (draw, _) in zip(numbers, named, strict=True)]) if named else None
-        count = sum(len(found.points) for _, found in named) or 1
-        all_terms = leave_one_out(energies / self.scale, groups).split([len(draw.energies) for draw in drawn])
+        before = self.processes.rank * len(keys)
+        numbers = [found.groups + (before + index) * len(found.points) for index, (_, found) in enumerate(named)]
+        groups = None
+        if named:
+            own_groups = torch.cat([own[draw.inverse] for own, (draw, _) in zip(numbers, named, strict=True)])
+            groups = self.processes.gather(own_groups)
+        count = sum(len(found.points) for _, found in named) * self.processes.size or 1
+        own_terms = self.processes.share(leave_one_out(energies / self.scale, groups))
+        all_terms = own_terms.split([len(draw.energies) for draw in drawn])
         batches = []
         per_row = 1
         if self.settings.true_grad:
@@ -168,13 +179,16 @@ class VariationalEnergy:
         deviation, freedom = deviations(energies, groups), len(energies) - count
         variance = deviation.abs().square().sum().item() / freedom
         error = (deviation.real.square().sum().item() / freedom if energies.is_complex() else variance) / len(energies)
+        added = []
         for draw, weights in zip(drawn, all_weights, strict=True):
             if draw.sampling_variance is not None:
-                added = weights * draw.sampling_variance
-                variance -= added.sum().item()
+                noise = weights * draw.sampling_variance
                 # Copies of a configuration share its noise: it averages out less than over as many independent samples. (All
                 # of a complex noise is taken for real, which errs on the safe side.)
-                error += (added * (weights - 1 / len(energies))).sum().item()
+                added.append(torch.stack([noise.sum(), (noise * (weights - 1 / len(energies))).sum()]))
+        for of_one, of_mean in self.processes.gather(torch.stack(added)).tolist() if added else ():
+            variance -= of_one
+            error += of_mean
         error = math.sqrt(error) if math.isfinite(error) else math.nan
         metrics = {"energy": energies.mean().real.item(), "energy_error": error, "variance": variance}
         chosen = {"samples": len(energies), "flips": self.sampling.num_flips or 0, "window": len(self.sampling.window)}
@@ -199,6 +213,7 @@ class VariationalEnergy:
                 self.sampling = costs.best((flips,), allow_exact=False)
             else:
                 self.sampling = costs.best(most_noise=self.most_noise)
+            self.load_state_dict(self.processes.told(self.state_dict()))  # rounding must not tip the scales in one process
 
     @property
     def _memory(self) -> int:

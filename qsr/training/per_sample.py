@@ -90,12 +90,15 @@ class PerSampleGradients:
             held += size
         return [*found, range(first, len(self.sizes))]
 
-    def blocks(self, configs: Tensor, key: BatchKey, context: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    def blocks(
+        self, configs: Tensor, key: BatchKey, context: Tensor | None = None, held: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Columns of the Jacobian of configs (R, N) and their values (F*R, columns), one pass over the model for each.
 
         Args:
             key: seeds dropout, equally for every block.
             context: (R, C) of a conditioned sampler.
+            held: rows for which there must be memory; default: R.
 
         Raises:
             ConfigError: for a model with parameters that are used outside the modules that own them.
@@ -103,7 +106,7 @@ class PerSampleGradients:
         rows = _rows(configs, context)
         if not self._checked:
             self._check(_part(rows, slice(CHECKED_ROWS)), key)
-        for group in self.groups(len(configs)):
+        for group in self.groups(len(configs) if held is None else held):
             first = sum(self.sizes[: group.start])
             # Not by a name: the caller's must be the only one, so that a block can go before the next is made.
             yield slice(first, first + self._width(group)), self._block(rows, key, group)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 Metrics = dict[str, float]
 
 
+class RunFailed(RuntimeError):
+    """A run that cannot go on; the last good weights are saved."""
+
+
 @dataclass(frozen=True)
 class BatchKey:
     """Names one minibatch; its draws are seeded by this (see `qsr.training.random`)."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.optimizers import NaturalGradientArguments
 from qsr.training.per_sample import PerSampleGradients
 from qsr.training.protocols import BatchKey, Metrics, Objective, ResidualObjective
@@ -58,12 +59,13 @@ class NaturalGradient(ScheduledStep):
         model: its parameters are optimised, in training mode.
         settings: `optimizer`, `scheduler`, and rate, steps and memory in `train`; `gradient_clipping` is not read.
         stage: the steps over which rate and shift change; default: the run's first.
+        processes: that share the samples of a step, the columns of the Jacobian and its products; the first one solves.
 
     Raises:
         ConfigError: see `check_natural_gradient`.
     """
 
-    def __init__(self, model: nn.Module, settings: RunSettings, stage: Stage | None = None) -> None:
+    def __init__(self, model: nn.Module, settings: RunSettings, stage: Stage | None = None, processes: Processes = ALONE) -> None:
         check_natural_gradient(settings)
         arguments = settings.optimizer.natural_gradient()
         if arguments is None:
@@ -73,6 +75,7 @@ class NaturalGradient(ScheduledStep):
         super().__init__(torch.optim.SGD(model.parameters(), lr=settings.train.lr), settings, self.stage)
         self.name = settings.optimizer.name
         self.arguments: NaturalGradientArguments = arguments
+        self.processes = processes
         self.gradients = PerSampleGradients(model, settings.train.memory_MiB * 2**20)
         self.direction: Tensor | None = None  # (P,) phi of the last step, for the momentum
 
@@ -82,29 +85,33 @@ class NaturalGradient(ScheduledStep):
         model.train()
         batches, metrics = objective.prepare(model, keys)
         parts = [objective.residuals(batch) for batch in batches]
-        configs, weights, residuals = (torch.cat(column) for column in zip(*parts, strict=True))
+        configs, own_weights, own_residuals = (torch.cat(column) for column in zip(*parts, strict=True))
         conditions = [found for batch in batches if (found := objective.conditions(batch)) is not None]
-        context, groups = (torch.cat(column) for column in zip(*conditions, strict=True)) if conditions else (None, None)
+        context, own_groups = (torch.cat(column) for column in zip(*conditions, strict=True)) if conditions else (None, None)
         shift = self.shift(keys[0].step)
 
-        centring = Centring(weights, len(self.gradients.functions), groups)
-        kernel, kept, jacobian = self._kernel(configs, keys[0], centring, context)
-        target = centring.targets(residuals)
-        solution = solve_shifted(kernel, target - kept, shift)
-        coefficients = centring.transposed(solution)
+        counts = self.processes.counts(len(configs))
+        weights, residuals = self.processes.gather(own_weights), self.processes.gather(own_residuals)
+        groups = None if own_groups is None else self.processes.gather(own_groups)
+        functions = len(self.gradients.functions)
+        centring = Centring(weights, functions, groups)
+        kernel, kept, jacobian = self._kernel(configs, keys[0], counts, context)
+        solution, length, gradient_norm = self._solved(kernel, kept, centring, centring.targets(residuals), shift)
+        first = sum(counts[: self.processes.rank])
+        coefficients = centring.transposed(solution).view(functions, -1)[:, first : first + len(configs)].flatten()
         if jacobian is not None:
             direction = jacobian.T @ coefficients.to(jacobian.dtype)
         else:
             direction = self.gradients.weighted_sum(configs, coefficients, keys[0], context)
+        direction = self.processes.sum(direction)
         if self.direction is not None:
             direction = direction + self.arguments.momentum * self.direction
         if self.arguments.momentum:
             self.direction = direction
 
-        length = self.rate * (kernel @ solution + kept).norm().item()  # Obar phi, without another look at Obar
+        length = self.rate * length
         cap = self.arguments.cap
         self._set_gradients(direction if cap is None or not length > cap else direction * (cap / length))
-        gradient_norm = 2 * (target @ kernel @ target).clamp(min=0).sqrt().item()
         lengths = {"gradient_norm": gradient_norm, "lr": self.step(), "shift": shift, "fisher_norm": length}
         return {**metrics, **lengths}
 
@@ -113,24 +120,53 @@ class NaturalGradient(ScheduledStep):
         return self.stage.geometric(self.arguments.shift, self.arguments.final_shift, step)
 
     def _kernel(
-        self, configs: Tensor, key: BatchKey, centring: Centring, context: Tensor | None
+        self, configs: Tensor, key: BatchKey, counts: Sequence[int], context: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """T (F*R, F*R) and mu Obar phi_prev (F*R,) in float64, and the Jacobian if it is made in one piece."""
-        rows = len(self.gradients.functions) * len(configs)
+        """J J^T (F*U, F*U) and J phi_prev (F*U,) in float64, of the samples of all processes, and this one's rows of J.
+
+        What is returned first is complete in the first process only, and of the products just the lower triangle; J is None
+        unless it is made in one piece.
+
+        Args:
+            configs: (U_r, N) of this process.
+            counts: U_r of each process.
+        """
+        functions = len(self.gradients.functions)
+        rows = functions * sum(counts)
         kernel = torch.zeros(rows, rows, dtype=torch.float64, device=configs.device)
         kept = kernel.new_zeros(rows)
         whole = None
-        for columns, block in self.gradients.blocks(configs, key, context):
-            add_gram(kernel, block)
-            if self.direction is not None:
-                kept += (block @ self.direction[columns]).double()
+        # All processes make the same blocks. Beside each there is what is sent of it, and what arrives.
+        held = max(counts) * (1 if self.processes.size == 1 else 3)
+        for columns, block in self.gradients.blocks(configs, key, context, held):
             if block.shape[1] == self.gradients.num_parameters:
                 whole = block
+            share = self.processes.columns(block.shape[1])[self.processes.rank]
+            part = self.processes.exchange(block.view(functions, len(configs), -1), counts).flatten(0, 1)
             del block  # before the next one is made
-        kernel = kernel.tril() + kernel.tril(-1).T
-        # Centred at the end: two products with a projector, in place of a mean over blocks that are gone.
-        centred = centring.apply(centring.apply(kernel).T)
-        return centred, self.arguments.momentum * centring.apply(kept), whole
+            add_gram(kernel, part)
+            if self.direction is not None:
+                kept += (part @ self.direction[columns][share]).double()
+            del part
+        self.processes.sum_in_first(kernel)
+        self.processes.sum_in_first(kept)
+        return kernel, kept, whole
+
+    def _solved(
+        self, kernel: Tensor, kept: Tensor, centring: Centring, target: Tensor, shift: float
+    ) -> tuple[Tensor, float, float]:
+        """x (F*U,), |Obar phi| and the norm of the energy's gradient, as the first process finds them."""
+        found = target.new_empty(len(target) + 2)
+        if self.processes.first:
+            kernel = kernel.tril() + kernel.tril(-1).T
+            # Centred at the end: two products with a projector, in place of a mean over blocks that are gone.
+            kernel, kept = centring.apply(centring.apply(kernel).T), self.arguments.momentum * centring.apply(kept)
+            solution = solve_shifted(kernel, target - kept, shift)
+            length = (kernel @ solution + kept).norm()  # without another look at Obar
+            gradient_norm = 2 * (target @ kernel @ target).clamp(min=0).sqrt()
+            found = torch.cat([solution, torch.stack([length, gradient_norm])])
+        self.processes.from_first(found)
+        return found[:-2], found[-2].item(), found[-1].item()
 
     def _set_gradients(self, direction: Tensor) -> None:
         parameters = self.gradients.parameters

@@ -17,8 +17,9 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.precision import computing_in
-from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, UpdateRule
+from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, RunFailed, UpdateRule
 from qsr.training.random import forked_generators
 from qsr.training.schedule import Stage
 
@@ -26,10 +27,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REWINDS = 3
 SECONDS_BETWEEN_EPOCH_CHECKPOINTS = 1.0
-
-
-class RunFailed(RuntimeError):
-    """A run that cannot go on; the last good weights are saved."""
 
 
 class Interrupted(Exception):
@@ -52,6 +49,8 @@ class Trainer:
         settings: `train.steps`, `train.Q` and `checkpoint` are read here.
         directory: where checkpoints and weights go; None keeps everything in memory.
         stage: the stage of a curriculum that this model and objective are for; default: the run's first.
+        processes: that share the minibatches of a step; the objective and the update rule have the same ones. Weights are those
+            of the first, which alone has a directory.
 
     Attributes:
         step: number of steps done.
@@ -67,6 +66,7 @@ class Trainer:
         settings: RunSettings,
         directory: RunDirectory | None = None,
         stage: Stage | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -75,6 +75,8 @@ class Trainer:
         self.settings = settings
         self.directory = directory
         self.stage = stage or settings.train.stages()[0]
+        self.processes = processes
+        processes.agree(model)
         self.step = self.stage.first
         self.epoch = 0
         self.step_in_epoch = self.stage.first
@@ -119,9 +121,11 @@ class Trainer:
         while self.step < self.stage.end and not self.stopped:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
-                metrics = self.update_rule.update(self.model, self.objective, keys)
-                if problem := self._not_finite(metrics):
-                    self._rewind(problem)
+                metrics = self.update_rule.update(self.model, self.objective, self.processes.share(keys))
+                problem = self._not_finite(metrics)
+                failed, signum = self.processes.largest(bool(problem), max(noted, default=0))  # all stop after the same step
+                if failed:
+                    self._rewind(problem or "a number is not finite in another process")
                     epoch_done = False
                     break
                 self._good = self._latest  # a step from it came out well
@@ -130,10 +134,10 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
                 last = self.step == self.stage.end
-                if last or noted or (every and self.step % every == 0):
+                if last or signum or (every and self.step % every == 0):
                     self.checkpoint()
-                if noted and not (last and self.stage.final):
-                    raise Interrupted(noted[0], self.directory)
+                if signum and not (last and self.stage.final):
+                    raise Interrupted(signum, self.directory)
                 if last:
                     break
             if epoch_done:
@@ -213,7 +217,11 @@ class Trainer:
         """Remember this state, and write it if there is a directory.
 
         Rewinding goes back to the last checkpoint from which a step came out finite.
+
+        Raises:
+            RunFailed: if several processes no longer have the same weights.
         """
+        self.processes.check_equal(self.model)
         self._call("on_checkpoint")
         self._latest = self.state()
         self._written = time.monotonic()
@@ -223,20 +231,25 @@ class Trainer:
             self.directory.save_checkpoint(self.step, self._latest["model"], rest)
 
     def resume(self) -> None:
-        """Go on from the directory's last checkpoint.
+        """Go on from the last checkpoint in the first process' directory.
 
         Raises:
             ConfigError: if there is none.
         """
+        stored = self._stored() if self.processes.first else None
+        self._latest, self._good = self.processes.told_state(stored)
+        self.load_state(self._latest)
+
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The last checkpoint, and the one to go back to if the next step is not finite."""
         found = None if self.directory is None else self.directory.latest_checkpoint()
         if found is None:
             raise ConfigError("nothing to resume: the run has no checkpoint")
         before = self.directory.latest_checkpoint(before=found.step) if self.directory is not None else None
-        self._latest = {"model": found.weights, **found.state}
+        latest = {"model": found.weights, **found.state}
         # A model of an earlier stage may have other shapes.
         same_stage = before is not None and before.state.get("stage", 0) == self.stage.index
-        self._good = {"model": before.weights, **before.state} if before is not None and same_stage else self._latest
-        self.load_state(self._latest)
+        return latest, {"model": before.weights, **before.state} if before is not None and same_stage else latest
 
     def save_weights(self) -> None:
         """Write the model's weights, if there is a directory."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from qsr.hparams import RunSettings
+from qsr.training.distribution import ALONE, Processes
 from qsr.training.model import Model
 from qsr.training.protocols import BatchKey, Metrics, Objective, UpdateRule
 from qsr.training.random import seed_dropout
@@ -17,15 +18,15 @@ from qsr.training.schedule import Stage
 from qsr.training.spring import NaturalGradient
 
 
-def update_rule(model: nn.Module, settings: RunSettings, stage: Stage | None = None) -> UpdateRule:
+def update_rule(model: nn.Module, settings: RunSettings, stage: Stage | None = None, processes: Processes = ALONE) -> UpdateRule:
     """What `optimizer.name` asks for: `NaturalGradient` for spring and minsr, else `TorchUpdate`.
 
     Raises:
         ConfigError: for arguments or other settings that the rule refuses.
     """
     if settings.optimizer.natural_gradient() is not None:
-        return NaturalGradient(model, settings, stage)
-    return TorchUpdate(model, settings, stage)
+        return NaturalGradient(model, settings, stage, processes)
+    return TorchUpdate(model, settings, stage, processes)
 
 
 class TorchUpdate(ScheduledStep):
@@ -35,13 +36,15 @@ class TorchUpdate(ScheduledStep):
         model: its parameters are optimised.
         settings: `optimizer`, `scheduler`, `gradient_clipping`, and the rate in `train`.
         stage: the steps that the scheduler runs over; default: the run's first.
+        processes: whose gradients are summed, each of its own minibatches.
 
     Raises:
         ConfigError: for arguments that torch refuses.
     """
 
-    def __init__(self, model: nn.Module, settings: RunSettings, stage: Stage | None = None) -> None:
+    def __init__(self, model: nn.Module, settings: RunSettings, stage: Stage | None = None, processes: Processes = ALONE) -> None:
         self.clipping = settings.gradient_clipping
+        self.processes = processes
         stage = stage or settings.train.stages()[0]
         if isinstance(model, Model) and type(model).configure_optimizers is not Model.configure_optimizers:
             made = model.configure_optimizers()
@@ -63,7 +66,7 @@ class TorchUpdate(ScheduledStep):
         return {**metrics, **objective.summarise(found), **norms, "lr": rate}
 
     def gradient(self, model: nn.Module, objective: Objective, batches: Sequence[Any]) -> tuple[list[Metrics], Any]:
-        """Sum the gradients of the batches up; what each recorded, and the whole loss."""
+        """Sum the gradients of the batches of all processes up; what each of this process recorded, and their loss."""
         self.optimizer.zero_grad()
         found = []
         total: Any = 0.0
@@ -76,6 +79,7 @@ class TorchUpdate(ScheduledStep):
             loss.backward()
             found.append(recorded)
             total = total + loss.detach()
+        self.processes.sum_gradients(model)
         return found, total
 
     def _line_search(
@@ -92,7 +96,7 @@ class TorchUpdate(ScheduledStep):
                 objective.load_state_dict(before)
             else:
                 first.append((found, norms))
-            return float(loss)
+            return float(self.processes.sum(torch.tensor(float(loss), dtype=torch.float64)))  # a line is searched by all alike
 
         rate = self.step(closure)
         return *first[0], rate

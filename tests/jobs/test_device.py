@@ -37,6 +37,22 @@ def test_devices_of_a_machine_with_two_gpus(two_gpus: None) -> None:
         find_device("cuda:2")
 
 
+def test_each_process_of_a_machine_takes_a_gpu_of_its_own(two_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1", "LOCAL_RANK": "1"}
+    for name, value in {**started, "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert {wish: str(find_device(wish)) for wish in ("auto", "cpu", "cuda")} == {
+        "auto": "cuda:1",
+        "cpu": "cpu",
+        "cuda": "cuda:1",
+    }
+    with pytest.raises(qsr.ConfigError, match=r"^train\.device=cuda:1: each of the 2 processes .* or auto or cuda$"):
+        find_device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(qsr.ConfigError, match=r"^train\.device=auto: .* there are 2; expected cpu, or at most 2 processes$"):
+        find_device("auto")
+
+
 @WITHOUT_CUDA
 def test_a_missing_device_is_refused_before_any_work(tmp_path: Path) -> None:
     assert find_device("auto") == torch.device("cpu")

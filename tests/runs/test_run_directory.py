@@ -50,6 +50,21 @@ def test_claim_counts_from_zero(tmp_path: Path) -> None:
     assert RunDirectory.claim(settings_in(tmp_path, sub_directory="2x2")).path == tmp_path / "rydberg" / "16-B=8-K=8-2x2" / "0"
 
 
+def test_the_newest_run_with_these_settings_that_has_not_ended(tmp_path: Path) -> None:
+    settings, other = settings_in(tmp_path), settings_in(tmp_path, lr=0.02)
+    assert RunDirectory.unfinished(settings) is None and RunDirectory.unfinished(settings_in("<NONE>")) is None
+    given = [settings, settings, settings, other, None]  # the last one was killed before it had settings
+    runs = [RunDirectory.claim(settings) for _ in given]
+    for run, written in zip(runs, given, strict=True):
+        if written is not None:
+            run.write_settings(written)
+    runs[2].save_weights({"a": torch.zeros(1)})
+    assert RunDirectory.unfinished(settings).path == runs[1].path
+    assert RunDirectory.unfinished(other).path == runs[3].path
+    with runs[1].lock():
+        assert RunDirectory.unfinished(settings).path == runs[0].path
+
+
 def test_no_output() -> None:
     assert RunDirectory.claim(settings_in("<NONE>")) is None
 
