@@ -17,7 +17,7 @@ from qsr.hparams.bounded import parsing, read_bounded, reason
 # All that torch.save writes for tensors, dtypes and plain containers. torch's own list for weights_only is longer: it has
 # bytearray, which takes as much memory as a file asks for.
 _NAMES = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch\.serialization _get_layout"
+    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor_v2|parameter)|torch\.serialization _get_layout"
     r"|torch (\w+Storage|Size|device|(b?float|complex|u?int)\d+|bool)"
 )
 _MOST_OPCODES = 10_000_000
