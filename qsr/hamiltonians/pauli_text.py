@@ -66,18 +66,19 @@ def read_terms(text: str, num_sites: int | None, where: str) -> tuple[list[str],
 
 def _read(text: str, where: str) -> list[_Term]:
     terms: list[_Term] = []
-    position = 0
+    position, line, counted = 0, 1, 0
     while True:
         signs = _SIGNS.match(text, position)
         assert signs is not None  # it may be empty
         begin = signs.end()
-        line = text.count("\n", 0, begin) + 1
+        line, counted = line + text.count("\n", counted, begin), begin
         if begin == len(text):
             if signs[1]:
                 raise ConfigError(f"{where}: line {line}: a sign with no term after it")
             break
         term = _TERM.match(text, begin)
-        found = text[begin:].split("\n")[0].strip()
+        stop = text.find("\n", begin)
+        found = text[begin : min(begin + 200, stop if stop >= 0 else len(text))].strip()
         if term is None or not term[0] or (terms and not signs[1] and "\n" not in signs[0]):
             raise ConfigError(f"{where}: line {line}: {found!r} is not understood; {_EXAMPLE}")
         try:

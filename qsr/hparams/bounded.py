@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import errno
 import io
 import json
@@ -135,7 +134,11 @@ def npy_array(raw: bytes) -> NDArray[Any]:
     )
     if found is None:
         raise ValueError("not the header of an array of numbers")
-    dtype, shape = np.dtype(found[1]), ast.literal_eval(found[3])
+    try:
+        dtype = np.dtype(found[1])
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    shape = tuple(int(size) for size in re.findall(r"\d+", found[3]))
     count = math.prod(shape)
     body = raw[stream.tell() :]
     if len(shape) > 32 or count * dtype.itemsize > len(body) or (not count and max(shape, default=0) > len(raw)):

@@ -134,6 +134,24 @@ def plain_tree(tree: Any, where: Any) -> dict[str, Any]:
     return tree
 
 
+def check_keys(tree: Any, where: Any) -> None:
+    """Whether all keys of mappings are text.
+
+    Raises:
+        ConfigError: naming one that is not.
+    """
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            odd = [key for key in value if not isinstance(key, str)]
+            if odd:
+                raise ConfigError(f"{where}: has the key {odd[0]!r}; keys must be text")
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
 def under(tree: Mapping[str, Any], key: str | None, where: Any) -> dict[str, Any]:
     """The mapping under a dotted key; all of it without one.
 

@@ -76,7 +76,7 @@ def read_number_or_range(value: Any) -> float | Range | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number, or a range such as 0:3") from None
     if not math.isfinite(number):
         raise ValueError("must be a finite number")

@@ -300,9 +300,12 @@ def sized_hamiltonian(values: Mapping[str, Any] | Hparams, num_sites: int | None
         if left:
             raise ConfigError(f"train.L={sites}: not a multiple of {in_cell}, the number of sites in a unit cell of this lattice")
         if given:
-            side = int(sized[given[0]])
+            try:
+                side = int(sized[given[0]])
+            except (TypeError, ValueError, OverflowError):
+                side = 0
             if side < 1 or cells % side:
-                raise ConfigError(f"train.L={sites}: not a multiple of {given[0]}={side}")
+                raise ConfigError(f"train.L={sites}: not a multiple of {given[0]}={sized[given[0]]}")
             sized["Ly" if given == ["Lx"] else "Lx"] = cells // side
         else:
             side = math.isqrt(cells)

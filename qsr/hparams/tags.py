@@ -18,7 +18,7 @@ import yaml
 
 from qsr.hparams.base import ConfigError, nearest
 from qsr.hparams.bounded import read_text
-from qsr.hparams.files import reading
+from qsr.hparams.files import check_keys, reading
 from qsr.hparams.imports import imports_allowed
 from qsr.hparams.objects import find_object, name_of
 from qsr.hparams.sweeps import MAX_PARTS, MAX_VALUES, dotted, is_node, nodes, parse_path, range_inclusive
@@ -73,6 +73,7 @@ def load_yaml(path: str | Path, allow_import: Iterable[str] = ()) -> dict[str, A
                 pass
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
+        check_keys(tree, path)
         return tree
 
 
