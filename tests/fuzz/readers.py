@@ -240,7 +240,7 @@ def _run_config(file: Path) -> Any:
 
 
 def _positions(file: Path) -> Any:
-    return qsr.Rydberg(positions=str(file))
+    return qsr.Rydberg(positions=str(file), V=7.0)
 
 
 YAML = b"""train: {L: 16, K: 32, lr: 1e-3}
