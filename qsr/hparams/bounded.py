@@ -25,6 +25,7 @@ MOST_DATA = 2**34  # bytes of a file of data that is read as a whole
 MOST_DEPTH = 64  # mappings and lists inside each other
 # An array may be larger than its file: chunks are compressed, or were never written.
 FREE_BYTES, MOST_INFLATED = 2**30, 64
+_TEXT = re.compile(rb"^\x93NUMPY.{2,8}\{'descr': '[<>|=]?[US]\d+'", re.DOTALL)
 _SHOWN = 200  # characters of what a library says
 
 
@@ -149,7 +150,7 @@ def npy_array(raw: bytes) -> NDArray[Any]:
 
 
 def npz_arrays(raw: bytes) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file, by name.
+    """The arrays of numbers in a .npz file, by name; text is left out.
 
     Raises:
         ValueError: for damaged bytes, objects, and files that would inflate beyond bounds.
@@ -158,6 +159,8 @@ def npz_arrays(raw: bytes) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         check_inflated(sum(entry.file_size for entry in archive.infolist()), len(raw), "npz")
         for entry in archive.infolist():
+            if _TEXT.search(archive.open(entry).read(128)):  # what `export` writes of the attributes
+                continue
             arrays[entry.filename.removesuffix(".npy")] = npy_array(archive.read(entry))
     return arrays
 

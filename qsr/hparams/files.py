@@ -135,7 +135,7 @@ def plain_tree(tree: Any, where: Any) -> dict[str, Any]:
 
 
 def check_keys(tree: Any, where: Any) -> None:
-    """Whether all keys of mappings are text.
+    """Whether all keys of mappings are text or whole numbers (a network has outputs 0, 1, ...).
 
     Raises:
         ConfigError: naming one that is not.
@@ -144,9 +144,9 @@ def check_keys(tree: Any, where: Any) -> None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            odd = [key for key in value if not isinstance(key, str)]
+            odd = [key for key in value if not isinstance(key, (str, int))]
             if odd:
-                raise ConfigError(f"{where}: has the key {odd[0]!r}; keys must be text")
+                raise ConfigError(f"{where}: has the key {odd[0]!r}; keys must be text or whole numbers")
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

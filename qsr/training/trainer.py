@@ -123,7 +123,7 @@ class Trainer:
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
                 metrics = self.update_rule.update(self.model, self.objective, self.processes.share(keys))
                 problem = self._not_finite(metrics)
-                failed, signum = self.processes.largest(bool(problem), max(noted, default=0))  # all stop after the same step
+                (failed,) = self.processes.largest(bool(problem))
                 if failed:
                     self._rewind(problem or "a number is not finite in another process")
                     epoch_done = False
@@ -134,6 +134,7 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
                 last = self.step == self.stage.end
+                (signum,) = self.processes.largest(max(noted, default=0))  # all stop after the same step
                 if last or signum or (every and self.step % every == 0):
                     self.checkpoint()
                 if signum and not (last and self.stage.final):

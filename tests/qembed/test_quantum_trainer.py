@@ -216,7 +216,7 @@ class Evil:
 def test_a_hostile_file_is_not_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format_version": 1, "model": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(RuntimeError, match="damaged, or no file of save_model"):
+    with pytest.raises(RuntimeError, match="damaged, or not ours: it asks for"):
         trainer().load_model("evil.pth")
     assert not Path("executed").exists()
 
