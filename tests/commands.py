@@ -30,7 +30,7 @@ def run_qsr(
         words: of the command line.
         cwd: its folder; None for that of the tests.
         module: what Python runs.
-        env: variables of the environment to set beside those there are.
+        env: variables of the environment to set beside those there are; too late for what torch reads when it is imported.
     """
     server = _server()
     assert server.stdin is not None and server.stdout is not None

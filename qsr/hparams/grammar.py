@@ -111,11 +111,7 @@ def parse_scan(arguments: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         ConfigError: see `split_sections`; also for other sections than one problem, and ranges that are none.
     """
-    written = split_sections(arguments)
-    if len(written) != 1 or find_section(written[0][0]).role != "hamiltonian":
-        found = " ".join(f"--{name}" for name, _ in written)
-        raise ConfigError(f"expected one problem section such as --rydberg Lx=4 Ly=4, found {found or 'none'}")
-    name, words = written[0]
+    name, words = _one_problem(arguments, "--rydberg Lx=4 Ly=4")
     schema = hparams_class(name)
     choices = [_values(schema, word, text) for word, text in words.items()]
     return [{"type": name, **dict(zip(words, chosen, strict=True))} for chosen in itertools.product(*choices)]
@@ -129,11 +125,17 @@ def parse_grid(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: see `split_sections`; also for other sections than one problem, and for what is no number and no grid.
     """
+    name, words = _one_problem(arguments, "--rydberg delta=0:3:31")
+    return {"type": name, **{word: _grid(hparams_class(name), word, text) for word, text in words.items()}}
+
+
+def _one_problem(arguments: Sequence[str], example: str) -> tuple[str, dict[str, str]]:
+    """The name and the words of the only section, which must be a problem."""
     written = split_sections(arguments)
     if len(written) != 1 or find_section(written[0][0]).role != "hamiltonian":
-        raise ConfigError(f"expected one problem section such as --rydberg delta=0:3:31, found {' '.join(arguments) or 'none'}")
-    name, words = written[0]
-    return {"type": name, **{word: _grid(hparams_class(name), word, text) for word, text in words.items()}}
+        found = " ".join(f"--{name}" for name, _ in written)
+        raise ConfigError(f"expected one problem section such as {example}, found {found or 'none'}")
+    return written[0]
 
 
 def _grid(schema: type[Hparams], name: str, text: str) -> list[float]:

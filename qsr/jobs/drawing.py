@@ -33,6 +33,17 @@ def sheet(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def panels(count: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure of at most so many columns of panels, each of this size (inches), and its axes."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = sheet(width * columns, height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in grid[count:]:
+        axis.set_visible(False)
+    return figure, list(grid[:count])
+
+
 def check_picture(target: str | Path) -> None:
     """Whether a picture may be written there, before the work.
 

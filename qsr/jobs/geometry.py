@@ -17,6 +17,7 @@ from qsr.hsm.geometry import DENSE_LAPLACIAN, FLOOR, Geometry, laplacian_spectru
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.overlaps import unscaled
 from qsr.hsm.start import gathered
+from qsr.jobs.drawing import sheet, write_picture
 from qsr.jobs.features import feature_names, features_of
 from qsr.jobs.fit import data_of
 from qsr.jobs.run import Run, check_writable
@@ -138,8 +139,7 @@ def hsm_geometry(
         try:
             with replacing(target / DATA_FILE) as temporary:
                 _write(temporary, result)
-            with replacing(target / PICTURE_FILE) as temporary:
-                draw_geometry(result, temporary)
+            draw_geometry(result, target / PICTURE_FILE)
         except OSError as error:
             raise ConfigError(f"{target}: cannot write the results there ({error.strerror}); choose another --output") from None
     return result
@@ -204,16 +204,14 @@ def _write(file: Path, found: GeometryReport) -> None:
 
 def draw_geometry(found: GeometryReport, target: Path) -> None:
     """Three panels as a PNG: the cloud in its leading axes, the spectrum of the metric with its gap, the votes."""
-    from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
-
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = sheet(15, 4.6)
     _draw_cloud(figure, found)
     _draw_spectrum(figure.add_subplot(1, 3, 2), found.geometry)
     _draw_votes(figure.add_subplot(1, 3, 3), found.geometry)
     figure.suptitle(
         f"matrix geometry: intrinsic dimension {found.geometry.dimension}; {found.lines()[0].split(maxsplit=1)[1]}", fontsize=10
     )
-    figure.savefig(target, dpi=120, format="png")
+    write_picture(figure, target)
 
 
 def leading_axes(cloud: Tensor, count: int = 3) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsr.runs import replacing
+from qsr.jobs.drawing import sheet, write_picture
 
 PICTURE_FILE = "phase_diagram.png"
 UNITS = {"delta": r"detuning $\delta$", "Omega": r"Rabi frequency $\Omega$", "V": "interaction $V$"}
@@ -39,15 +39,12 @@ def draw_phase_diagram(
     names = varying(params)
     if not names:
         return False
-    from matplotlib.figure import Figure  # without pyplot: no window, and the caller's backend stays
-
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = sheet(6, 4.2)
     axes = figure.subplots()
     (_draw_curves if len(names) == 1 else _draw_map)(figure, axes, names[:2], params, found, truth)
     if len(names) > 2:
         axes.set_title(f"averaged over {', '.join(names[2:])}", fontsize=10)
-    with replacing(target) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    write_picture(figure, target)
     return True
 
 

@@ -151,13 +151,8 @@ def _epochs(run: RunDirectory) -> Any:
     names = list(dict.fromkeys(name.partition("_")[2] for name in epochs if "_" in name))
     if not names:
         raise ConfigError(f"{run.path}: no epoch is finished yet; nothing to draw")
-    columns = min(len(names), 4)
-    rows = -(-len(names) // columns)
-    figure = sheet(4.5 * columns, 3.4 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(names) :]:
-        axes.set_visible(False)
-    for axes, name in zip(grid, names, strict=False):
+    figure, grid = drawing.panels(len(names), 4, 4.5, 3.4)
+    for axes, name in zip(grid, names, strict=True):
         for part, colour in (("training", COLOURS[0]), ("validation", COLOURS[1])):
             if f"{part}_{name}" in epochs:
                 axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], color=colour, label=part)

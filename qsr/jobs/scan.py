@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from qsr.hparams import ConfigError
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.exact import EXACT_SITES
 from qsr.jobs.points import at_point, chosen_values
-from qsr.jobs.reports import aligned
+from qsr.jobs.reports import aligned, as_csv
 from qsr.jobs.run import Run, batches, open_any_sampler, results_folder
 from qsr.jobs.scan_picture import draw_scan
 from qsr.runs import write_atomically
@@ -98,14 +96,12 @@ class Scan:
     def table(self) -> str:
         """The same as CSV: parameters, then each estimate and its error, then what is exact."""
         first = self.points[0]
-        head = [*first.values, *(column for name in first.found for column in (name, f"{name}_error"))]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*head, *(f"{name}_exact" for name in first.exact)])
-        for point in self.points:
-            estimates = [number for found in point.found.values() for number in (found.mean, found.error)]
-            writer.writerow([repr(float(number)) for number in (*point.values.values(), *estimates, *point.exact.values())])
-        return text.getvalue()
+        columns = {name: [point.values[name] for point in self.points] for name in first.values}
+        for name in first.found:
+            columns[name] = [point.found[name].mean for point in self.points]
+            columns[f"{name}_error"] = [point.found[name].error for point in self.points]
+        columns |= {f"{name}_exact": [point.exact[name] for point in self.points] for name in first.exact}
+        return as_csv({name: np.array(values, dtype=np.float64) for name, values in columns.items()})
 
 
 def scan(

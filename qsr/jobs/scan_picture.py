@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsr.jobs.drawing import COLOURS, in_symbols, sheet, write_picture
+from qsr.jobs.drawing import COLOURS, in_symbols, panels, write_picture
 from qsr.jobs.phase_diagram import UNITS
 
 if TYPE_CHECKING:
@@ -20,13 +20,8 @@ TITLES = {"density_mean": "density", "staggered_abs": "|staggered magnetisation|
 def draw_scan(path: Path, scan: Scan, title: str) -> None:
     """Write a PNG of a scan in which one or two parameters vary. Raises ConfigError if that fails."""
     names = [name for name in PANELS if name in scan.points[0].found]
-    columns = 2 if len(names) > 1 else 1
-    rows = -(-len(names) // columns)
-    figure = sheet(5 * columns, 3.6 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in grid[len(names) :]:
-        axis.set_visible(False)
-    for axis, name in zip(grid, names, strict=False):
+    figure, grid = panels(len(names), 2, 5, 3.6)
+    for axis, name in zip(grid, names, strict=True):
         label = TITLES.get(name, f"energy per site ({in_symbols(scan.energy_unit)})")
         (_draw_curve if len(scan.varied) == 1 else _draw_map)(figure, axis, scan, name, label)
     figure.suptitle(title, fontsize=10)
