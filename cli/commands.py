@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -337,5 +336,5 @@ def interruptible() -> Iterator[None]:
             settings = stop.directory.read_settings()
             more = allowing(settings) if settings.on_data else ""
             saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}{more}"
-        click.echo(f"{signal.Signals(stop.signum).name}: {saved}", err=True)
+        click.echo(f"{stop.cause}: {saved}", err=True)
         raise

@@ -10,7 +10,8 @@ import click
 from qsr import __version__
 from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
-from qsr.training.distribution import Processes, leave, speaks
+from qsr.training.distribution import Processes, by_torchrun, leave, speaks
+from qsr.training.memory import is_out_of_memory
 
 from .about import compare, info, report
 from .commands import exact, finetune, load, plot, train, transfer
@@ -78,7 +79,10 @@ for _command, _ in chain.from_iterable(GROUPS.values()):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0, 1 for a failed run, 2 for bad input, 130 or 143 after a signal."""
+    """Run the command line and exit.
+
+    The status is 0, 1 for a failed run, 2 for bad input, 75 after `train.max_time`, and 128 and its number after a signal.
+    """
     try:
         status = qsr.main(args=arguments, prog_name="qsr", standalone_mode=False)
         leave()
@@ -92,11 +96,16 @@ def main(arguments: list[str] | None = None) -> None:
     except RunFailed as error:  # all processes of a run fail together, for the reason that the first one gives
         status = _say(str(error), FAILED) if Processes.expected().first else FAILED
     except Interrupted as stop:
-        status = 128 + stop.signum
+        # torchrun would start the processes again, and has no way to pass a status on.
+        status = 0 if stop.signum is None and by_torchrun() else stop.status
     except (KeyboardInterrupt, click.Abort):
         status = _say("interrupted", 130)
     except OSError as error:
         status = _say(f"{error.filename or 'output'}: {error.strerror or error}", FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        status = _say("out of memory", FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

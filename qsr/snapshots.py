@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams.base import ConfigError
 from qsr.hparams.bounded import parse_json, reason
 from qsr.hparams.hdf5 import attributes as attributes_of
-from qsr.hparams.hdf5 import member, members, opened_hdf5, read_array
+from qsr.hparams.hdf5 import member, members, opened_hdf5, read_array, written_hdf5
 
 SCHEMA = "qsr-snapshots/1"
 OPTIONAL_COLUMNS = {"labels": np.int64, "state_id": np.int64, "log_prob": np.float64, "local_energy": np.float64}
@@ -42,7 +41,7 @@ class Snapshots:
 def write_snapshots(path: str | Path, snapshots: Snapshots) -> None:
     """Write to `path` (callers that must not leave half a file write beside it and rename)."""
     count = len(snapshots.configs)
-    with h5py.File(path, "w") as file:
+    with written_hdf5(path) as file:
         file.attrs["schema"] = SCHEMA
         file.attrs["basis"] = "0 = ground, 1 = excited"
         file.attrs["site_order"] = "site i = x*Ly + y"

@@ -94,7 +94,7 @@ def parse_json(raw: bytes | str) -> Any:
         tree = json.loads(text)
     except RecursionError:
         raise ValueError(f"nested more than {MOST_DEPTH} deep") from None
-    level = [tree]
+    level = [tree] if text.count("[") + text.count("{") > MOST_DEPTH else []  # others have not enough brackets
     for _ in range(MOST_DEPTH):
         level = [part for value in level if isinstance(value, (dict, list)) for part in _parts(value)]
         if not level:

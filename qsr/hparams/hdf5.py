@@ -1,7 +1,8 @@
-"""Reading HDF5 files that strangers wrote: nothing outside the file, and no array larger than the file can hold."""
+"""Reading HDF5 files that strangers wrote: nothing outside the file, and no array larger than the file can hold. And writing."""
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,21 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCKS = (0, *(2**power for power in range(9, 31)))  # before it: a block of the user's
 MOST_MEMBERS = 100_000  # of a group that is read as a whole
 _PLAIN = "biufcS"  # kinds of elements that lie in the array itself
+
+
+@contextmanager
+def written_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """A file that is filled in the block and then written as a whole.
+
+    It is made in memory: on a full disk libhdf5 raises whatever it was about, and cannot close the file.
+
+    Raises:
+        OSError: with the name of the file, if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        yield file
+    Path(path).write_bytes(buffer.getbuffer())
 
 
 @contextmanager

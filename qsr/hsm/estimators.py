@@ -125,7 +125,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             # A search takes an exception for a fit that failed, and goes on; Ctrl-C must end it.
             if interrupted.signum == signal.SIGINT:
                 raise KeyboardInterrupt from interrupted
-            raise SystemExit(128 + interrupted.signum) from interrupted
+            raise SystemExit(interrupted.status) from interrupted
         assert isinstance(started.model, HilbertSpaceModel)
         self.model_ = started.model
         self.loss_curve_ = [row["training/loss"] for row in metrics.epochs]

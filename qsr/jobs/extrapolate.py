@@ -12,16 +12,14 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from qsr.estimators import Estimate, RunningCovariance, local_energy
+from qsr.estimators import Estimate, RunningCovariance
 from qsr.estimators.extrapolation import Line, fit_line
 from qsr.hparams import ConfigError
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
 from qsr.jobs.run import Run, batches, open_sampler
-from qsr.samplers.base import draw_samples
-from qsr.training.precision import computing_in, reporting_precision
-from qsr.training.random import generator_for
+from qsr.jobs.sampling import memory_of, samples_and_energies
 
 
 @dataclass(frozen=True)
@@ -128,13 +126,11 @@ def _measure(run: Run, sizes: list[int], seed: int, number: int, bar: tqdm) -> t
     """(2,) variance and energy per site, and their (2, 2) covariance."""
     settings, model = run.settings, run.model
     hamiltonian = settings.hamiltonian.build()
-    memory_bytes = settings.train.memory_MiB * 2**20
+    memory = memory_of(settings)
     moments, origin = RunningCovariance(2), 0.0
     for index, size in enumerate(sizes):
-        generator = generator_for(model.device, seed, "extrapolate", number, index)
-        with computing_in(reporting_precision(settings.train.precision), model):
-            configs, _ = draw_samples(model, size, generator, memory_bytes)
-            energy = local_energy(model, hamiltonian, configs, memory_bytes=memory_bytes).values.cpu()
+        _, found = samples_and_energies(settings, model, hamiltonian, size, memory, seed, "extrapolate", number, index)
+        energy = found.values.cpu()
         if index == 0:
             origin = float(energy.real.mean())  # near the energy, so that squares keep their digits
         moments.update(torch.stack([energy.real - origin, (energy - origin).abs() ** 2], dim=1).numpy())

@@ -20,6 +20,7 @@ from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.logs import logged
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
+from qsr.training.wall_time import deadline
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,9 @@ def _run(started: StartedFit, directory: RunDirectory | None, progress: bool, re
     target = metric_logger(settings.logger, directory, settings.tree(), resume)
     callbacks += [] if target is None else [LoggerCallback(target)]  # after what may put other weights in place
     callbacks += watching
-    trainer = Trainer(model, objective, model.configure_update(settings, stage), callbacks, settings, directory, stage)
+    update = model.configure_update(settings, stage)
+    until = deadline(settings.train.max_time)
+    trainer = Trainer(model, objective, update, callbacks, settings, directory, stage, until=until)
     with logged(directory), matmul_precision(settings.model.matmul_precision):
         if resume:
             trainer.resume()

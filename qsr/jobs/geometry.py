@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from qsr.hparams import ConfigError, RunSettings
+from qsr.hparams.hdf5 import written_hdf5
 from qsr.hsm.geometry import DENSE_LAPLACIAN, FLOOR, Geometry, laplacian_spectrum, matrix_geometry
 from qsr.hsm.model import HilbertSpaceModel
 from qsr.hsm.overlaps import unscaled
@@ -193,7 +193,7 @@ def _write(file: Path, found: GeometryReport) -> None:
     }
     if found.laplacian is not None:
         columns["laplacian_eigenvalues"] = found.laplacian
-    with h5py.File(file, "w") as store:
+    with written_hdf5(file) as store:
         for name, values in columns.items():
             store[name] = np.asarray(values)
         for name in ("points", "cloud"):

@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from qsr.estimators import Estimate, Observables, RunningMoments, local_energy, v_score
+from qsr.estimators import Estimate, Observables, RunningMoments, v_score
 from qsr.hparams import RunSettings
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder, symmetry_line
+from qsr.jobs.sampling import memory_of, samples_and_energies
 from qsr.runs import replacing, write_atomically
-from qsr.samplers.base import draw_samples
 from qsr.snapshots import Snapshots, write_snapshots
-from qsr.training.precision import computing_in, reporting_precision
-from qsr.training.random import generator_for
 
 SAMPLES_FILE = "samples.h5"
 TEXT_FILE = "evaluation.txt"
@@ -119,12 +117,10 @@ def evaluate(
     hamiltonian, lattice = settings.hamiltonian.build(), settings.hamiltonian.lattice()
     energies, imaginary, observables = RunningMoments(), RunningMoments(), Observables(lattice)
     kept: dict[str, list[np.ndarray]] = {"configs": [], "log_prob": [], "local_energy": []}
-    memory_bytes = settings.train.memory_MiB * 2**20
+    memory = memory_of(settings)
     for index, start in enumerate(tqdm(starts, unit="batch", disable=not progress)):
         size = min(batch_size, num_samples - start)
-        with computing_in(reporting_precision(settings.train.precision), model):
-            configs, _ = draw_samples(model, size, generator_for(model.device, seed, "evaluate", index), memory_bytes)
-            energy = local_energy(model, hamiltonian, configs, memory_bytes=memory_bytes)
+        configs, energy = samples_and_energies(settings, model, hamiltonian, size, memory, seed, "evaluate", index)
         values = energy.values.real
         single = energy.masks.shape == (lattice.num_sites,) * 2 and torch.equal(energy.masks, model.single_flips(configs.device))
         observables.update(configs, energy.ratios.real if single else None)

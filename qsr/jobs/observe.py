@@ -6,20 +6,23 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from qsr.estimators import ArrayEstimate, Estimate, RunningMoments
 from qsr.estimators.order import Order, OrderParameters, reciprocal_grid
 from qsr.estimators.replicas import Fidelity, overlap_terms, renyi2, swap_terms
 from qsr.hparams import ConfigError
+from qsr.hparams.hdf5 import written_hdf5
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.observe_picture import draw_order
 from qsr.jobs.run import Run, Section, batches, open_sampler, results_folder, symmetry_line
+from qsr.jobs.sampling import memory_of
 from qsr.lattice import Lattice
 from qsr.runs import replacing
 from qsr.samplers.base import Sampler, draw_samples
@@ -138,21 +141,28 @@ def observe(
     order = OrderParameters(lattice, np.concatenate([grid, *(np.array([k]) for k in named.values())]))
     swaps = {region: RunningMoments() for region in regions}
     overlap = Fidelity()
-    memory_bytes = settings.train.memory_MiB * 2**20
+    memory = memory_of(settings)
     precision = reporting_precision(settings.train.precision)
-    for index, start in enumerate(tqdm(starts, unit="batch", disable=not progress)):
-        size = min(batch_size, num_samples - start)
+
+    def drawn(index: int, size: int, memory_bytes: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Samples, the swap terms of each region, and the overlap terms at samples of both states."""
         with computing_in(precision, model, other):
             configs, _ = draw_samples(model, size, generator_for(model.device, seed, "observe", index), memory_bytes)
             first, second = configs[: size // 2], configs[size // 2 : 2 * (size // 2)]
-            for region, moments in swaps.items():
-                moments.update(swap_terms(model, first, second, sites[region], memory_bytes).cpu().numpy())
-            if other is not None:
-                generator = generator_for(other.device, seed, "observe other", index)
-                theirs, _ = draw_samples(other, size, generator, memory_bytes)
-                overlap.update(
-                    *(overlap_terms(model, other, drawn.to(model.device), memory_bytes) for drawn in (configs, theirs))
-                )
+            swapped = [swap_terms(model, first, second, sites[region], memory_bytes) for region in swaps]
+            if other is None:
+                return configs, swapped, []
+            generator = generator_for(other.device, seed, "observe other", index)
+            theirs, _ = draw_samples(other, size, generator, memory_bytes)
+            both = (configs, theirs.to(model.device))
+            return configs, swapped, [overlap_terms(model, other, of_one, memory_bytes) for of_one in both]
+
+    for index, start in enumerate(tqdm(starts, unit="batch", disable=not progress)):
+        configs, swapped, overlaps = memory.run(partial(drawn, index, min(batch_size, num_samples - start)))
+        for moments, terms in zip(swaps.values(), swapped, strict=True):
+            moments.update(terms.cpu().numpy())
+        if overlaps:
+            overlap.update(*overlaps)
         order.update(configs)
     result = Observation(
         order=order.results(),
@@ -224,7 +234,7 @@ def _write(path: Path, found: Observation) -> None:
     numbers |= {f"purity/{region}": value for region, value in found.purity.items()}
     numbers |= {f"renyi2/{region}": value for region, value in found.renyi2.items()}
     numbers |= {} if found.fidelity is None else {"fidelity": found.fidelity}
-    with h5py.File(path, "w") as file:
+    with written_hdf5(path) as file:
         file.attrs.update({"schema": SCHEMA, "problem": found.problem, "num_samples": found.num_samples})
         file.attrs.update({"Lx": found.lattice.Lx, "Ly": found.lattice.Ly, "boundary": found.lattice.boundary})
         file["positions"] = found.lattice.positions

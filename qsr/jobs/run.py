@@ -36,6 +36,7 @@ from qsr.training.distribution import ALONE, Processes
 from qsr.training.loggers import LoggerCallback, metric_logger
 from qsr.training.logs import logged
 from qsr.training.random import derived_seed, forked_generators
+from qsr.training.wall_time import deadline
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +220,7 @@ def run_training(
         processes: that share the work, as the objective does; only the first one has a directory.
     """
     keep_freed_memory()
+    until = deadline(settings.train.max_time)
     stages = settings.train.stages()
     found = directory.latest_checkpoint() if resume and directory is not None else None
     current = stages[processes.told(0 if found is None else found.state.get("stage", 0))]
@@ -227,7 +229,8 @@ def run_training(
             previous = model
             model = build_model(at_stage(settings, stage))
             model.load_state_dict(model.resized_weights(previous.state_dict()))
-        _run_stage(settings, model, objective, directory, progress, stage, resume and stage is current, callbacks, processes)
+        again = resume and stage is current
+        _run_stage(settings, model, objective, directory, progress, stage, again, callbacks, processes, until)
     return Run(None if directory is None else directory.path, settings, model)
 
 
@@ -241,6 +244,7 @@ def _run_stage(
     resume: bool,
     watching: Sequence[Callback],
     processes: Processes,
+    until: float,
 ) -> None:
     here = at_stage(settings, stage)
     num_sites = here.hamiltonian.num_sites
@@ -253,7 +257,7 @@ def _run_stage(
     callbacks += [] if target is None else [LoggerCallback(target)]
     callbacks += watching
     rule = update_rule(model, settings, stage, processes)
-    trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage, processes)
+    trainer = Trainer(model, objective(here, stage), rule, callbacks, settings, directory, stage, processes, until)
     with logged(directory):
         if resume:
             trainer.resume()

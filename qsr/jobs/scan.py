@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from qsr.estimators import Estimate, RunningMoments, local_energy
+from qsr.estimators import Estimate, RunningMoments
 from qsr.estimators.order import OrderParameters
 from qsr.hamiltonians import exact_observables, ground_state
 from qsr.hamiltonians.family import checked_point
@@ -21,11 +21,9 @@ from qsr.jobs.exact import EXACT_SITES
 from qsr.jobs.points import at_point, chosen_values
 from qsr.jobs.reports import aligned, as_csv
 from qsr.jobs.run import Run, batches, open_any_sampler, results_folder
+from qsr.jobs.sampling import memory_of, samples_and_energies
 from qsr.jobs.scan_picture import draw_scan
 from qsr.runs import write_atomically
-from qsr.samplers.base import draw_samples
-from qsr.training.precision import computing_in, reporting_precision
-from qsr.training.random import generator_for
 
 TABLE_FILE, PICTURE_FILE = "scan.csv", "scan.png"
 ENERGY = "energy_per_site"
@@ -190,13 +188,10 @@ def _measured(opened: Run, values: dict[str, float], sizes: Sequence[int], seeds
     named = None if not checkerboard else tuple(np.pi if length > 1 else 0.0 for length in lattice.shape)
     order = OrderParameters(lattice, np.zeros((0, 2)) if named is None else [named])
     energies = RunningMoments()
-    memory_bytes = settings.train.memory_MiB * 2**20
+    memory = memory_of(settings)
     for batch, size in enumerate(sizes):
-        with computing_in(reporting_precision(settings.train.precision), model):
-            generator = generator_for(model.device, seeds[0], "scan", seeds[1], batch)
-            configs, _ = draw_samples(model, size, generator, memory_bytes)
-            energy = local_energy(model, hamiltonian, configs, memory_bytes=memory_bytes).values.real
-        energies.update(energy.cpu().numpy() / lattice.num_sites)
+        configs, energy = samples_and_energies(settings, model, hamiltonian, size, memory, seeds[0], "scan", seeds[1], batch)
+        energies.update(energy.values.real.cpu().numpy() / lattice.num_sites)
         order.update(configs)
         bar.update()
     results = order.results()

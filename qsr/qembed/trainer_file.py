@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from qsr.hparams import ConfigError
 from qsr.runs.files import replacing
-from qsr.runs.tensors import read_tensors
+from qsr.runs.tensors import read_tensors, write_tensors
 
 FORMAT_VERSION = 1
 ENDINGS = (".pth", ".pt")
@@ -29,7 +28,7 @@ def write_trainer_file(path: str | Path, state: Mapping[str, Any]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
-            torch.save({"format_version": FORMAT_VERSION, **state}, temporary)
+            write_tensors(temporary, {"format_version": FORMAT_VERSION, **state})
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written ({error.strerror or error})") from None
 

@@ -8,8 +8,9 @@ import logging
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
 from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
 from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
 from qsr.runs.history import HISTORY_FILE, History
-from qsr.runs.tensors import read_tensors
+from qsr.runs.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class RunDirectory:
         found = (Path(settings.train.dir) / settings.folder).glob("[0-9]*")
         for path in sorted((path for path in found if path.name.isdigit()), key=lambda path: -int(path.name)):
             directory = cls(path)
-            if not (path / SETTINGS_FILE).is_file() or directory.weights_file.is_file():
+            if not directory.exists() or directory.weights_file.is_file():
                 continue
             tree = {name: value for name, value in read_tree(path / SETTINGS_FILE).items() if name != "versions"}
             if tree == _tree(settings) and directory._is_free():
@@ -123,9 +124,13 @@ class RunDirectory:
         directory = cls(path)
         if not directory.path.is_dir():
             raise ConfigError(f"{path}: no such directory, expected that of a run")
-        if not (directory.path / SETTINGS_FILE).is_file():
+        if not directory.exists():
             raise ConfigError(f"{path}: not a run, it has no {SETTINGS_FILE}")
         return directory
+
+    def exists(self) -> bool:
+        """Whether a run is there."""
+        return (self.path / SETTINGS_FILE).is_file()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -205,7 +210,7 @@ class RunDirectory:
         root.mkdir(exist_ok=True)
         with replacing_directory(root / str(step)) as folder:
             (folder / WEIGHTS_FILE).write_bytes(_weights_bytes(weights))
-            torch.save(dict(state), folder / STATE_FILE)
+            write_tensors(folder / STATE_FILE, dict(state))
         found = self._checkpoints()
         kept = [found[past] for past in sorted(found) if past <= step][-KEPT_CHECKPOINTS:]
         for entry in root.iterdir():
@@ -254,11 +259,23 @@ class RunDirectory:
             ConfigError: if the file cannot be written.
         """
         try:
-            handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
+            handler = _LogFile(self.path / LOG_FILE, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{self.path / LOG_FILE}: cannot be written ({reason(error)})") from None
         handler.setFormatter(logging.Formatter("%(message)s"))
         return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is not worth a run: on a full disk its lines are left out, without the traceback that logging prints."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # what is still in the buffer
+            super().close()
 
 
 def save_weights(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

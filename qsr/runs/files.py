@@ -30,7 +30,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,12 +50,12 @@ def replacing_directory(path: str | Path) -> Iterator[Path]:
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync(file)
-        _sync_directory(temporary)
+        sync_directory(temporary)
         if target.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(target, previous)
         os.replace(temporary, target)
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():
@@ -76,23 +76,23 @@ def remove_leftovers(path: Path) -> None:
             leftover.unlink()
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+def sync_directory(path: Path) -> None:
+    """Make renames in `path` last through a power failure; Windows has no such call."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _sync_directory(path: Path) -> None:
-    """Make renames in `path` last through a power failure; Windows has no such call."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

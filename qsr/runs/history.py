@@ -1,9 +1,12 @@
 """The history of a run: a column per metric in `history.h5`, appended through a journal that a crash cannot damage.
 
-Appended rows go to `history.journal`, one line each; `flush` merges them into a new `history.h5`. The two files belong
+Appended rows go to `history.journal`, one line each; `merge` makes a new `history.h5` with them. The two files belong
 together by a number: the generation of `history.h5`, which the first line of the journal repeats. Replacing
 `history.h5` raises it, so a journal that a crash left behind is known to be merged already, and no row is lost or
 counted twice, wherever the crash fell.
+
+A merge rewrites the whole file. `flush` waits with it until the journal has a share of all rows: of n rows each is then rewritten
+O(log n) times, and a reader has few lines to parse.
 """
 
 from __future__ import annotations
@@ -11,24 +14,25 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from qsr.hparams import ConfigError
 from qsr.hparams.bounded import parse_json, parsing, read_bounded
-from qsr.hparams.hdf5 import attributes, member, members, opened_hdf5, read_array
-from qsr.runs.files import reason, replacing
+from qsr.hparams.hdf5 import attributes, member, members, opened_hdf5, read_array, written_hdf5
+from qsr.runs.files import reason, replacing, sync_directory
 
 HISTORY_FILE = "history.h5"
 JOURNAL_FILE = "history.journal"
 FORMAT = "qsr-history/1"
+JOURNAL_SHARE = 16  # the journal is merged when it has a 16th of all rows
 COUNTERS = {"steps": "step", "epochs": "epoch"}  # group -> the int64 column that every row of it has
 
 Columns = dict[str, NDArray[Any]]  # column name -> (rows,) int64 for the counter, float64 for all others
@@ -56,6 +60,7 @@ class History:
         # What the files hold, known from the first append on; None: look.
         self._generation: int | None = None
         self._lengths: dict[str, int] = {}
+        self._journaled = 0
 
     def append(self, group: str, row: Mapping[str, float]) -> None:
         """Add a row; when this returns, the operating system has it, and killing the process cannot take it back.
@@ -75,9 +80,17 @@ class History:
         journal = self._journal or self._open_journal()
         self._write(journal, _line([group, values]))
         self._lengths[group] += 1
+        self._journaled += 1
 
     def flush(self) -> None:
-        """Merge the journal into history.h5. Costs a rewrite of the whole file."""
+        """Put the rows on disk, where a power failure cannot take them back; merge the journal if it has grown to its share."""
+        if self._journal is None or self._journaled * JOURNAL_SHARE >= sum(self._lengths.values()):
+            self.merge()
+        else:
+            os.fsync(self._journal.fileno())
+
+    def merge(self) -> None:
+        """Make a new history.h5 with the rows of the journal, which is removed. Costs a rewrite of the whole file."""
         stored, journal = self._load()
         if journal.continues(stored):
             self._replace(stored, journal.merged_into(stored))
@@ -145,6 +158,7 @@ class History:
             tables = journal.merged_into(stored)
             self._generation = stored.generation
             self._lengths = {group: _length(tables, group) for group in COUNTERS}
+            self._journaled = len(journal.rows) if journal.continues(stored) else 0
             if journal.extends == stored.generation:
                 with open(self.journal_path, "r+b") as file:
                     file.truncate(journal.end)
@@ -154,13 +168,14 @@ class History:
         self._journal = io.FileIO(self.journal_path, "a")
         if fresh:
             self._write(self._journal, _line({"extends": self._generation}))
+            sync_directory(self.journal_path.parent)
         return self._journal
 
     def _replace(self, stored: _Stored, tables: dict[str, Columns]) -> None:
         self.close()
         generation = stored.generation + 1
         units = {**stored.units, **self.units}
-        with replacing(self.path) as temporary, h5py.File(temporary, "w") as file:
+        with replacing(self.path) as temporary, written_hdf5(temporary) as file:
             file.attrs["format"] = FORMAT
             file.attrs["generation"] = generation
             for group, columns in tables.items():
@@ -170,6 +185,7 @@ class History:
         self.journal_path.unlink(missing_ok=True)
         self._generation = generation
         self._lengths = {group: _length(tables, group) for group in COUNTERS}
+        self._journaled = 0
 
 
 def same_history(first: History, second: History, ignore: Collection[str] = ("seconds",)) -> bool:

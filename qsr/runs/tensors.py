@@ -1,4 +1,4 @@
-"""Reading files of `torch.save` that hold tensors and plain containers: nothing in them is executed, sizes are checked first."""
+"""Files of `torch.save` that hold tensors and plain containers: when read nothing is executed, and sizes are checked first."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ _NAMES = re.compile(
     r"|torch (\w+Storage|Size|device|(b?float|complex|u?int)\d+|bool)"
 )
 _MOST_OPCODES = 10_000_000
+
+
+def write_tensors(file: Path, tree: Any) -> None:
+    """Write tensors and plain containers of them.
+
+    They are packed in memory: on a full disk torch's own writer raises an error without the name of the file.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    torch.save(tree, buffer)
+    file.write_bytes(buffer.getbuffer())
 
 
 def read_tensors(file: Path) -> Any:

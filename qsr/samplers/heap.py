@@ -32,6 +32,13 @@ def _glibc() -> Any:
     return library
 
 
+def empty_heap() -> None:
+    """Give all that lies free back to the system; on other C libraries nothing happens."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 def make_room(needed: int, memory_bytes: int) -> None:
     """Before work that takes `needed` bytes: empty the heap if that and what lies free there exceed the memory.
 

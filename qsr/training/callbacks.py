@@ -50,6 +50,9 @@ class HistoryWriter(Callback):
     def on_checkpoint(self, trainer: Trainer) -> None:
         self.history.flush()
 
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self.history.merge()
+
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.history.length("steps"), "epochs": self.history.length("epochs")}
 

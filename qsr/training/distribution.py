@@ -262,6 +262,11 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun has started this process, also as the only one."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def restarts() -> int:
     """How often torchrun has started the processes again, after one of them had ended."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -48,6 +48,7 @@ class SnapshotLikelihood:
     def __init__(self, training: Tensor, validation: Tensor, data: SnapshotsHparams, settings: TrainHparams) -> None:
         self.training, self.validation = training, validation
         self.data, self.settings = data, settings
+        self.memory_bytes = settings.memory_MiB * 2**20
         self.batch = min(settings.Q * settings.K, len(training))
         self.steps_per_epoch = len(training) // self.batch
 
@@ -66,7 +67,7 @@ class SnapshotLikelihood:
 
     def prepare(self, model: AutoregressiveSampler, keys: Sequence[BatchKey]) -> tuple[list[SnapshotBatch], Metrics]:
         batches: list[SnapshotBatch] = []
-        rows = graph_rows(model, self._memory)
+        rows = graph_rows(model, self.memory_bytes)
         found = []
         for key in keys:
             configs = self._snapshots(key).to(model.device)
@@ -86,10 +87,10 @@ class SnapshotLikelihood:
 
     def _draw(self, model: AutoregressiveSampler, reads: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         data = self.data
-        return posterior_draws(model, reads, data.e10 or 0.0, data.e01 or 0.0, data.draws, generator, self._memory)
+        return posterior_draws(model, reads, data.e10 or 0.0, data.e01 or 0.0, data.draws, generator, self.memory_bytes)
 
     def loss(self, model: AutoregressiveSampler, batch: SnapshotBatch) -> tuple[Tensor, Metrics]:
-        room_for_graph(model, len(batch.configs), self._memory)
+        room_for_graph(model, len(batch.configs), self.memory_bytes)
         log_prob = model.log_prob(batch.configs)
         surprise = -log_prob.detach().double()
         sums = {"nll": (batch.weights * surprise).sum().item(), "square": (batch.weights * surprise.square()).sum().item()}
@@ -117,13 +118,9 @@ class SnapshotLikelihood:
             parts = configs.split(READ_TOGETHER)
             return torch.cat([_negative_log_mean(self._draw(model, part, generator)[1]) for part in parts])
         distinct, inverse = configs.unique(dim=0, return_inverse=True)
-        rows = max(1, self._memory // model.pass_bytes())
+        rows = max(1, self.memory_bytes // model.pass_bytes())
         with evaluation_mode(model):
             return -torch.cat([model.log_prob(part).double() for part in distinct.split(rows)])[inverse]
-
-    @property
-    def _memory(self) -> int:
-        return self.settings.memory_MiB * 2**20
 
     def state_dict(self) -> dict[str, Any]:
         return {}

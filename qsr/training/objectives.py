@@ -135,6 +135,7 @@ class VariationalEnergy:
         self.most_noise = most_noise
         self.scale = scale
         self.processes = processes
+        self.memory_bytes = settings.memory_MiB * 2**20
         self.sampling = EXACT
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
@@ -163,7 +164,7 @@ class VariationalEnergy:
             first = drawn[0].conditions
             problem = self._problem(None if first is None else first.context[:1])
             per_row += problem.connected(drawn[0].configs[:1])[1].shape[1]
-        rows = graph_rows(model, self._memory // per_row)
+        rows = graph_rows(model, self.memory_bytes // per_row)
         all_weights = [torch.bincount(draw.inverse, minlength=len(draw.configs)).double() / len(energies) for draw in drawn]
         for index, (key, draw, terms, weights) in enumerate(zip(keys, drawn, all_terms, all_weights, strict=True)):
             summed = terms.new_zeros(len(draw.configs)).index_add(0, draw.inverse, terms)
@@ -206,18 +207,14 @@ class VariationalEnergy:
             count = self._of_groups(PILOT_SAMPLES)
             conditions = self._conditions(key, count, model.device, "pilot points")
             context, groups = (None, None) if conditions is None else (conditions.context, conditions.groups)
-            configs, _ = draw_samples(model, count, generator, self._memory, context)
+            configs, _ = draw_samples(model, count, generator, self.memory_bytes, context)
             windows = None if window == "auto" else [tuple(range(1, window + 1))]
-            costs = flip_costs(model, self._problem(context), configs, windows, self._memory, context, groups)
+            costs = flip_costs(model, self._problem(context), configs, windows, self.memory_bytes, context, groups)
             if isinstance(flips, int):
                 self.sampling = costs.best((flips,), allow_exact=False)
             else:
                 self.sampling = costs.best(most_noise=self.most_noise)
             self.load_state_dict(self.processes.told(self.state_dict()))  # rounding must not tip the scales in one process
-
-    @property
-    def _memory(self) -> int:
-        return self.settings.memory_MiB * 2**20
 
     def _num_samples(self, step: int) -> int:
         return self._of_groups(round(self.stage.geometric(self.settings.K, self.settings.K_final, step)))
@@ -238,7 +235,7 @@ class VariationalEnergy:
         generator = generator_for(model.device, key.seed, "sample", key.step, key.minibatch)
         count = self._num_samples(key.step)
         conditions = self._conditions(key, count, model.device)
-        samples, _ = draw_samples(model, count, generator, self._memory, None if conditions is None else conditions.context)
+        samples, _ = draw_samples(model, count, generator, self.memory_bytes, None if conditions is None else conditions.context)
         # Small lattices give the same configuration many times; its local energy is computed once, unless a single drawn
         # flip would leave the copies with a common noise of unknown size.
         configs, inverse = samples, torch.arange(len(samples), device=samples.device)
@@ -253,19 +250,19 @@ class VariationalEnergy:
             seed_dropout(key)
             log_prob = model.log_prob(configs, *_given(context))
         if self.sampling.num_flips is None:
-            exact = local_energy(model, self._problem(context), configs, context, self.settings.NLOOPS, self._memory)
+            exact = local_energy(model, self._problem(context), configs, context, self.settings.NLOOPS, self.memory_bytes)
             return _Draw(configs, inverse, exact.values[inverse], log_prob, None, conditions)
         shape = len(configs), self.sampling.num_flips
         uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=configs.device)
         sampled = sampled_local_energy(
-            model, self._problem(context), configs, self.sampling, uniforms, context, memory_bytes=self._memory
+            model, self._problem(context), configs, self.sampling, uniforms, context, memory_bytes=self.memory_bytes
         )
         return _Draw(configs, inverse, sampled.values[inverse], log_prob, sampled.sampling_variance, conditions)
 
     def loss(self, model: Sampler, batch: EnergyBatch) -> tuple[Tensor, Metrics]:
         log_prob, batch.log_prob = batch.log_prob, None  # a kept graph serves once; a second call builds its own
         if log_prob is None:
-            room_for_graph(model, len(batch.configs), self._memory)
+            room_for_graph(model, len(batch.configs), self.memory_bytes)
             log_prob = model.log_prob(batch.configs, *_given(batch.context))
         phase = model.phase(batch.configs, *_given(batch.context)) if model.has_phase else None
         through = None
@@ -321,6 +318,7 @@ class TeacherLikelihood:
     def __init__(self, teacher: Sampler, settings: TrainHparams) -> None:
         self.teacher = teacher
         self.settings = settings
+        self.memory_bytes = settings.memory_MiB * 2**20
         self._samples = settings.Q * settings.K  # of a step
 
     def batches(self, epoch: int, first: int, minibatches: int) -> Iterator[list[BatchKey]]:
@@ -328,16 +326,15 @@ class TeacherLikelihood:
 
     def prepare(self, model: Sampler, keys: Sequence[BatchKey]) -> tuple[list[TeacherBatch], Metrics]:
         batches = []
-        memory = self.settings.memory_MiB * 2**20
-        rows = graph_rows(model, memory)
+        rows = graph_rows(model, self.memory_bytes)
         for key in keys:
             generator = generator_for(self.teacher.device, key.seed, "sample", key.step, key.minibatch)
-            drawn = draw_samples(self.teacher, self.settings.K, generator, memory)
+            drawn = draw_samples(self.teacher, self.settings.K, generator, self.memory_bytes)
             batches += [TeacherBatch(key, *part) for part in zip(*(column.split(rows) for column in drawn), strict=True)]
         return batches, {}
 
     def loss(self, model: Sampler, batch: TeacherBatch) -> tuple[Tensor, Metrics]:
-        room_for_graph(model, len(batch.configs), self.settings.memory_MiB * 2**20)
+        room_for_graph(model, len(batch.configs), self.memory_bytes)
         log_prob = model.log_prob(batch.configs)
         divergence = batch.teacher_log_prob.double() - log_prob.detach().double()
         metrics = {"kl": divergence.sum().item(), "kl_square": divergence.square().sum().item()}

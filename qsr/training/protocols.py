@@ -59,7 +59,18 @@ class Objective(Protocol):
 
 
 @runtime_checkable
-class ResidualObjective(Objective, Protocol):
+class BudgetedObjective(Objective, Protocol):
+    """An objective whose work is cut into chunks.
+
+    Attributes:
+        memory_bytes: that the intermediate results of a step may take; smaller chunks change results by rounding only.
+    """
+
+    memory_bytes: int
+
+
+@runtime_checkable
+class ResidualObjective(BudgetedObjective, Protocol):
     """An energy: its gradient is the overlap of residuals with grad log psi, which is what natural gradients need."""
 
     def residuals(self, batch: Any) -> tuple[Tensor, Tensor, Tensor]:

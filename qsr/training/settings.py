@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.hparams.types import MetricName
 from qsr.training.schedule import Stage, parse_curriculum
+from qsr.training.wall_time import parse_duration
 
 NO_OUTPUT = "<NONE>"
 DEFAULT_POINTS = 8
@@ -22,6 +23,14 @@ def _device_name(value: str) -> str:
 
 
 DeviceName = Annotated[str, AfterValidator(_device_name)]
+
+
+def _duration(value: str) -> str:
+    parse_duration(value)
+    return value
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
 
 
 class TrainHparams(Hparams):
@@ -60,6 +69,11 @@ class TrainHparams(Hparams):
     dir: str = Hparam("runs", min_length=1, help=f"output directory; {NO_OUTPUT} for no output")
     max_epochs: int = Hparam(10, ge=1, help="passes over the training data, for models on data")
     check_val_every_n_epoch: int = Hparam(1, ge=1, help="epochs between evaluations on the validation data")
+    max_time: Duration | None = Hparam(
+        None,
+        help="time after which a process saves and stops, with exit status 75: 11:50:00, 1-12:00:00, 90m, 1.5h, or seconds; "
+        "a resumed run has it again",
+    )
     lr: float | None = Hparam(
         None,
         gt=0,

@@ -83,6 +83,7 @@ class NaturalGradient(ScheduledStep):
         if not isinstance(objective, ResidualObjective):
             raise ConfigError(f"optimizer.name={self.name}: needs local energies, and {type(objective).__name__} has none")
         model.train()
+        self.gradients.memory_bytes = objective.memory_bytes
         batches, metrics = objective.prepare(model, keys)
         parts = [objective.residuals(batch) for batch in batches]
         configs, own_weights, own_residuals = (torch.cat(column) for column in zip(*parts, strict=True))

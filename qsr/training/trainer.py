@@ -1,4 +1,5 @@
-"""The one training loop: steps, checkpoints, resuming, signals, and what happens when a number is not finite."""
+"""The one training loop: steps, checkpoints, resuming, signals, and what happens when a number is not finite, memory or a
+file is not there, or the time is up."""
 
 from __future__ import annotations
 
@@ -17,9 +18,20 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
+from qsr.runs.files import reason
 from qsr.training.distribution import ALONE, Processes
+from qsr.training.memory import is_out_of_memory, less_memory
 from qsr.training.precision import computing_in
-from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, RunFailed, UpdateRule
+from qsr.training.protocols import (
+    BatchKey,
+    BudgetedObjective,
+    Callback,
+    EpochObjective,
+    Metrics,
+    Objective,
+    RunFailed,
+    UpdateRule,
+)
 from qsr.training.random import forked_generators
 from qsr.training.schedule import Stage
 
@@ -29,14 +41,24 @@ MAX_REWINDS = 3
 SECONDS_BETWEEN_EPOCH_CHECKPOINTS = 1.0
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM ended a fit between two steps; everything is saved in `directory` (if the run has one)."""
+TIME_IS_UP = 75  # EX_TEMPFAIL of BSD's sysexits.h: "try again later"
 
-    def __init__(self, signum: int, directory: RunDirectory | None, resume: str = "qsr.resume") -> None:
-        saved = "" if directory is None else f"; saved in {directory.path}, go on with {resume}"
-        super().__init__(signal.Signals(signum).name + saved)
+
+class Interrupted(Exception):
+    """A signal, or `train.max_time`, ended a fit between two steps; all is saved in `directory` (if the run has one).
+
+    Attributes:
+        signum: of the signal; None: the time was up.
+        cause: the same in words.
+        status: for the exit of the process.
+    """
+
+    def __init__(self, signum: int | None, directory: RunDirectory | None, resume: str = "qsr.resume") -> None:
         self.signum = signum
+        self.cause = "train.max_time has passed" if signum is None else signal.Signals(signum).name
+        self.status = TIME_IS_UP if signum is None else 128 + signum
         self.directory = directory
+        super().__init__(self.cause + ("" if directory is None else f"; saved in {directory.path}, go on with {resume}"))
 
 
 class Trainer:
@@ -51,6 +73,7 @@ class Trainer:
         stage: the stage of a curriculum that this model and objective are for; default: the run's first.
         processes: that share the minibatches of a step; the objective and the update rule have the same ones. Weights are those
             of the first, which alone has a directory.
+        until: reading of `time.monotonic` after which the run is interrupted.
 
     Attributes:
         step: number of steps done.
@@ -67,6 +90,7 @@ class Trainer:
         directory: RunDirectory | None = None,
         stage: Stage | None = None,
         processes: Processes = ALONE,
+        until: float = math.inf,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -76,6 +100,7 @@ class Trainer:
         self.directory = directory
         self.stage = stage or settings.train.stages()[0]
         self.processes = processes
+        self.until = until
         processes.agree(model)
         self.step = self.stage.first
         self.epoch = 0
@@ -95,8 +120,9 @@ class Trainer:
         """Train to the end of the stage.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
-            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
+            Interrupted: after SIGINT, SIGTERM or SIGHUP, or when the time is up, with a checkpoint written.
+            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; if the memory is not
+                there, however small the chunks; and if the files of the run cannot be written.
         """
         computing = computing_in(self.settings.train.precision, self.model)
         with forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
@@ -105,14 +131,16 @@ class Trainer:
                     self.checkpoint()
                 self._call("on_fit_start")
                 self._run(noted)
+                self.model.eval()
+                if self.stage.final:  # the settings speak of its lattice
+                    self.save_weights()
+                self._call("on_fit_end")
             except BaseException as error:
                 for callback in self.callbacks:
                     callback.on_exception(self, error)
+                if isinstance(error, OSError) and self.directory is not None:
+                    raise RunFailed(self._not_written(error, self.directory)) from error
                 raise
-            self.model.eval()
-            if self.stage.final:  # the settings speak of its lattice
-                self.save_weights()
-            self._call("on_fit_end")
 
     def _run(self, noted: list[int]) -> None:
         every = self.settings.checkpoint.every_n_steps
@@ -121,7 +149,10 @@ class Trainer:
         while self.step < self.stage.end and not self.stopped:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
-                metrics = self.update_rule.update(self.model, self.objective, self.processes.share(keys))
+                metrics = self._updated(keys)
+                if metrics is None:
+                    epoch_done = False
+                    break
                 problem = self._not_finite(metrics)
                 (failed,) = self.processes.largest(bool(problem))
                 if failed:
@@ -134,17 +165,47 @@ class Trainer:
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
                 last = self.step == self.stage.end
-                (signum,) = self.processes.largest(max(noted, default=0))  # all stop after the same step
-                if last or signum or (every and self.step % every == 0):
+                # All stop after the same step.
+                signum, late = self.processes.largest(max(noted, default=0), time.monotonic() > self.until)
+                if last or signum or late or (every and self.step % every == 0):
                     self.checkpoint()
-                if signum and not (last and self.stage.final):
-                    raise Interrupted(signum, self.directory)
+                if (signum or late) and not (last and self.stage.final):
+                    raise Interrupted(signum or None, self.directory)
                 if last:
                     break
             if epoch_done:
                 if self.step_in_epoch == 0:
                     raise ConfigError("the objective has no data: an epoch of it has no batches")
                 self._end_epoch()
+
+    def _updated(self, keys: Sequence[BatchKey]) -> Metrics | None:
+        """The metrics of a step; None if its memory was not there: back at the last checkpoint, with smaller chunks."""
+        try:
+            return self.update_rule.update(self.model, self.objective, self.processes.share(keys))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the handler, whose traceback holds the tensors of the step.
+        if not isinstance(self.objective, BudgetedObjective):
+            raise RunFailed(f"step {self.step}: out of memory; a smaller data.loader.batch_size or model takes less")
+        if self.processes.size > 1:  # the others are in the middle of the step
+            raise RunFailed(f"step {self.step}: out of memory; a smaller train.memory_MiB makes smaller chunks")
+        failed_at = self.step
+        memory = less_memory(self.objective.memory_bytes, "a smaller train.K or model takes less")
+        # Not the step alone: it may have changed the weights in part.
+        self.load_state(self._latest)
+        self.objective.memory_bytes = memory
+        logger.warning(
+            "step %d: out of memory; again from step %d with train.memory_MiB=%g", failed_at, self.step, memory / 2**20
+        )
+        return None
+
+    def _not_written(self, error: OSError, directory: RunDirectory) -> str:
+        """What to say of a file that cannot be written, and how to go on."""
+        said = f"{error.filename or directory.path}: {reason(error)}"
+        if not directory.exists():
+            return f"{said}; the run is no longer at {directory.path}"
+        return f"{said}; when that is mended, qsr train --resume {directory.path} goes on from the last checkpoint"
 
     def _end_epoch(self) -> None:
         """Evaluate, move the scheduler on, let the callbacks see it, save: in this order."""
@@ -187,6 +248,7 @@ class Trainer:
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "rewinds": self.rewinds,
+            "memory_bytes": self.objective.memory_bytes if isinstance(self.objective, BudgetedObjective) else None,
             "model": {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()},
             "update_rule": deepcopy(self.update_rule.state_dict()),
             "objective": deepcopy(self.objective.state_dict()),
@@ -202,6 +264,8 @@ class Trainer:
         self.update_rule.load_state_dict(deepcopy(state["update_rule"]))
         if "objective" in state:  # checkpoints of qsr 0.1 have none
             self.objective.load_state_dict(deepcopy(state["objective"]))
+        if isinstance(self.objective, BudgetedObjective) and state.get("memory_bytes"):  # chunks set the rounding
+            self.objective.memory_bytes = state["memory_bytes"]
         for name, callback in self._named_callbacks():
             if name in state["callbacks"]:
                 callback.load_state_dict(deepcopy(state["callbacks"][name]))
@@ -280,7 +344,10 @@ def cuda_devices(model: nn.Module) -> list[torch.device]:
 
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are put on a list instead of ending the process; a second one acts at once."""
+    """SIGINT, SIGTERM and SIGHUP are put on a list instead of ending the process; a second one acts at once.
+
+    One that is ignored stays so: `nohup` asks for that.
+    """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread may handle signals
@@ -291,8 +358,10 @@ def _signals_noted() -> Iterator[list[int]]:
         noted.append(signum)
         signal.signal(signum, previous[signum])
 
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        previous[caught] = signal.signal(caught, note)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        caught = getattr(signal, name, None)  # Windows has no SIGHUP
+        if caught is not None and signal.getsignal(caught) != signal.SIG_IGN:
+            previous[caught] = signal.signal(caught, note)
     try:
         yield noted
     finally:
