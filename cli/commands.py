@@ -121,7 +121,11 @@ def finish(run: jobs.Run) -> None:
     "Train a model to the ground state of a Hamiltonian, or on data.",
 )
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="Named settings below the given ones.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with an interrupted run.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with an interrupted run; auto: with the newest one of the settings given, or start it if there is none.",
+)
 @click.option("--config-name", metavar="NAME", help="Settings from NAME.yaml; what is written beside it goes before it.")
 @click.option("--config-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where it lies; default $HYDRA_CONFIG_PATH.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the settings name.")
@@ -134,7 +138,7 @@ def train(
     words: tuple[str, ...],
     helped: bool,
     preset: str | None,
-    resume: Path | None,
+    resume: str | None,
     config_name: str | None,
     config_dir: Path | None,
     allow_import: tuple[str, ...],
@@ -145,9 +149,10 @@ def train(
     with imports_allowed(allow_import):
         if helped or not (words or resume or preset or config_name or print_blueprint):
             return explain(context, words)
-        if resume is not None and (words or preset or config_name or multirun or print_config or print_blueprint):
+        auto = resume == "auto"
+        if resume is not None and not auto and (words or preset or config_name or multirun or print_config or print_blueprint):
             raise ConfigError(f"--resume {resume}: a resumed run keeps its settings ('qsr finetune' changes those of a sampler)")
-        if resume is not None:
+        if resume is not None and not auto:
             with interruptible(), terminal() as bar:
                 finish(jobs.resume(resume, progress=bar))
             return None
@@ -168,7 +173,7 @@ def train(
                 click.echo(as_yaml(shown), nl=False)
             else:
                 with interruptible(), terminal() as bar:
-                    run = jobs.train(**tree, preset=preset, progress=bar)
+                    run = jobs.train(**tree, preset=preset, resume_auto=auto, progress=bar)
                 finish(run)
                 done.append(f"{run.path}  {' '.join(jobs_to_run[index])}")
         if multirun and done:

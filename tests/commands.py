@@ -63,6 +63,7 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve(answers: IO[str]) -> None:
     """Fork for each request; the exit status of each is a line of the answers, negative after a signal."""
+    import matplotlib.backends.backend_agg
     import matplotlib.pyplot  # noqa: F401
     import torch._dynamo  # noqa: F401  # which the first optimizer imports
 

@@ -32,7 +32,7 @@ from qsr.training import Trainer as OneTrainer
 from qsr.training.device import find_device
 from qsr.training.evaluators import Tester, Validator, as_criterion
 from qsr.training.fitting import placed, stage_of
-from qsr.training.logs import logged
+from qsr.training.logs import locked, logged
 from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
 from qsr.training.random import derived_seed, forked_generators
@@ -268,8 +268,7 @@ class Trainer:
         rule = TorchUpdate(self._learner, self.settings, stage)
         trainer = OneTrainer(self._learner, objective, rule, watching, self.settings, self.directory, stage)
         with ExitStack() as stack:
-            if self.directory is not None:
-                stack.enter_context(self.directory.lock())
+            stack.enter_context(locked(self.directory))
             stack.enter_context(logged(self.directory, self._config.log_level))
             self._begin(trainer, objective.steps_per_epoch)
             try:

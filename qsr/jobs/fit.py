@@ -17,7 +17,7 @@ from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
 from qsr.training.loggers import LoggerCallback, metric_logger
-from qsr.training.logs import logged
+from qsr.training.logs import locked, logged
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
 from qsr.training.wall_time import deadline
@@ -90,9 +90,7 @@ def start_fit(
     stage = stage_of(started.settings, started.objective)
     started.model.configure_update(started.settings, stage)  # may refuse its arguments: before there is a directory
     directory = RunDirectory.claim(started.settings)
-    if directory is None:
-        return _run(started, None, progress, False, callbacks)
-    with directory.lock():
+    with locked(directory):
         return _run(started, directory, progress, False, callbacks)
 
 

@@ -10,7 +10,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, build_model, refuse_energy_settings, run_training
 from qsr.runs import RunDirectory
 from qsr.training import Callback, EarlyStopping, SnapshotLikelihood, update_rule
-from qsr.training.logs import logged
+from qsr.training.logs import locked, logged
 
 logger = logging.getLogger(__name__)
 
@@ -18,15 +18,12 @@ logger = logging.getLogger(__name__)
 def start_on_snapshots(settings: RunSettings, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """A new run; everything that may be refused is, before there is a directory."""
     refuse_energy_settings(settings, "learning from snapshots")
-    settings, objective = _objective(settings)
+    settings, objective = snapshots_objective(settings)
     model = build_model(settings)
     update_rule(model, settings)
     directory = RunDirectory.claim(settings)
     watching = [*_stopping(settings), *callbacks]
-    if directory is None:
-        _log(settings, objective)
-        return run_training(settings, model, lambda *_: objective, None, progress, callbacks=watching)
-    with directory.lock():
+    with locked(directory):
         with logged(directory):
             _log(settings, objective)
         return run_training(settings, model, lambda *_: objective, directory, progress, callbacks=watching)
@@ -34,12 +31,12 @@ def start_on_snapshots(settings: RunSettings, progress: bool, callbacks: Sequenc
 
 def resume_on_snapshots(settings: RunSettings, directory: RunDirectory, progress: bool, callbacks: Sequence[Callback]) -> Run:
     """Go on with a run, on the same file; the directory must be locked."""
-    settings, objective = _objective(settings)
+    settings, objective = snapshots_objective(settings)
     watching = [*_stopping(settings), *callbacks]
     return run_training(settings, build_model(settings), lambda *_: objective, directory, progress, True, watching)
 
 
-def _objective(settings: RunSettings) -> tuple[RunSettings, SnapshotLikelihood]:
+def snapshots_objective(settings: RunSettings) -> tuple[RunSettings, SnapshotLikelihood]:
     """The objective, and the settings with what the file says.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -284,11 +283,6 @@ def _run_stage(
             number = f"stage {stage.index + 1} of {len(settings.train.stages())}"
             logger.info("%s: %dx%d, steps %d to %d", number, *stage.shape, stage.first, stage.end)
         trainer.fit()
-
-
-def locked(directory: RunDirectory | None) -> AbstractContextManager[None]:
-    """The lock of a directory, if there is one."""
-    return nullcontext() if directory is None else directory.lock()
 
 
 def log_baseline(settings: RunSettings) -> None:

@@ -9,15 +9,16 @@ from typing import Any
 
 from qsr.estimators.local_energy import check_sign
 from qsr.hparams import ConfigError, RunSettings
-from qsr.jobs.fit import resume_fit, start_fit
-from qsr.jobs.likelihood import resume_on_snapshots, start_on_snapshots
+from qsr.jobs.fit import data_of, resume_fit, start_fit
+from qsr.jobs.likelihood import resume_on_snapshots, snapshots_objective, start_on_snapshots
 from qsr.jobs.processes import check_shared, claimed
-from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, locked, log_baseline, path_of, run_training
+from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
 from qsr.runs import RunDirectory, load_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 from qsr.training.distribution import ALONE, Processes
-from qsr.training.logs import logged
+from qsr.training.fitting import started_fit
+from qsr.training.logs import locked, logged
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
 # bound a run on 8x8 had five times the error of exact flips after 100 steps. With a bound of 0.1 runs on 16x16 with drawn flips
@@ -41,6 +42,7 @@ def train(
     logger: Section = None,
     extra: Section = None,
     preset: str | None = None,
+    resume_auto: bool = False,
     progress: bool = False,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
@@ -62,6 +64,7 @@ def train(
         logger: where metrics go beside history.h5.
         extra: free keys, kept in settings.json.
         preset: named settings below the given ones (`nnqsr`).
+        resume_auto: go on with the newest run that has these very settings, if there is one; one that has ended stays as it is.
         progress: show a tqdm bar on stderr.
         callbacks: called at every hook of the training (see `qsr.training.Callback`).
 
@@ -86,11 +89,24 @@ def train(
     )
     settings = RunSettings.from_tree(given, preset)
     check_shared(settings)
+    if resume_auto and (path := _newest(settings)) is not None:
+        return resume(path, progress=progress, callbacks=callbacks)
     if settings.on_data:
         return start_fit(settings, progress=progress, callbacks=callbacks)
     if settings.data is not None:
         return start_on_snapshots(settings, progress, callbacks)
     return start(settings, build_model(at_stage(settings, settings.train.stages()[0])), progress, callbacks)
+
+
+def _newest(settings: RunSettings) -> str | None:
+    """The directory of the newest run with these settings; in several processes that which the first one finds."""
+    if settings.on_data:
+        settings = started_fit(settings, data_of(settings)).settings  # settings.json has what the data say, too
+    elif settings.data is not None:
+        settings, _ = snapshots_objective(settings)
+    processes = Processes.found()
+    found = RunDirectory.newest(settings) if processes.first else None
+    return processes.told(None if found is None else str(found.path))
 
 
 def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
@@ -150,7 +166,7 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         from qsr.jobs.graph_runs import resume_graphs
 
         return resume_graphs(directory.path, data, progress, callbacks)
-    with directory.lock():
+    with locked(directory):
         settings = directory.read_settings()
         if settings.on_data:
             return resume_fit(settings, directory, data, progress, callbacks)

@@ -11,6 +11,7 @@ from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, ref
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.training import TeacherLikelihood, update_rule
+from qsr.training.logs import locked
 
 
 def transfer(
@@ -64,7 +65,7 @@ def transfer(
     directory = RunDirectory.claim(settings)
     if directory is None:
         return run_training(settings, student, lambda *_: objective, None, progress)
-    with directory.lock():
+    with locked(directory):
         copy = RunDirectory(directory.path / TEACHER)
         copy.path.mkdir()
         copy.save_weights(stored.weights)

@@ -8,9 +8,8 @@ import logging
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
 from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
 from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
 from qsr.runs.history import HISTORY_FILE, History
+from qsr.runs.log import log_handler
 from qsr.runs.tensors import read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -95,17 +95,23 @@ class RunDirectory:
         """The newest run with these settings that can be resumed, has no final weights and is not being written; None if there
         is none.
         """
+        return next((found for found in cls._of(settings) if not found.weights_file.is_file() and found._is_free()), None)
+
+    @classmethod
+    def newest(cls, settings: RunSettings) -> RunDirectory | None:
+        """The newest run with these settings, in whatever state; None if there is none."""
+        return next(cls._of(settings), None)
+
+    @classmethod
+    def _of(cls, settings: RunSettings) -> Iterator[RunDirectory]:
+        """Runs with these settings, the newest first."""
         if not settings.train.writes:
-            return None
+            return
         found = (Path(settings.train.dir) / settings.folder).glob("[0-9]*")
         for path in sorted((path for path in found if path.name.isdigit()), key=lambda path: -int(path.name)):
             directory = cls(path)
-            if not directory.exists() or directory.weights_file.is_file():
-                continue
-            tree = {name: value for name, value in read_tree(path / SETTINGS_FILE).items() if name != "versions"}
-            if tree == _tree(settings) and directory._is_free():
-                return directory
-        return None
+            if directory.exists() and without_versions(read_tree(path / SETTINGS_FILE)) == _tree(settings):
+                yield directory
 
     def _is_free(self) -> bool:
         try:
@@ -165,7 +171,7 @@ class RunDirectory:
         tree = _tree(settings)
         file = self.path / SETTINGS_FILE
         if file.exists():
-            if {name: value for name, value in read_tree(file).items() if name != "versions"} != tree:
+            if without_versions(read_tree(file)) != tree:
                 raise ConfigError(f"{file}: exists and holds other settings; a run keeps those that it was started with")
             return
         versions = {"qsr": _version("qsr"), "torch": torch.__version__, "python": platform.python_version()}
@@ -258,24 +264,7 @@ class RunDirectory:
         Raises:
             ConfigError: if the file cannot be written.
         """
-        try:
-            handler = _LogFile(self.path / LOG_FILE, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{self.path / LOG_FILE}: cannot be written ({reason(error)})") from None
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        return handler
-
-
-class _LogFile(logging.FileHandler):
-    """A log that is not worth a run: on a full disk its lines are left out, without the traceback that logging prints."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
-            super().handleError(record)
-
-    def close(self) -> None:
-        with suppress(OSError):  # what is still in the buffer
-            super().close()
+        return log_handler(self.path / LOG_FILE)
 
 
 def save_weights(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -320,6 +309,11 @@ def read_tree(file: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected a JSON object with the settings of a run, found {type(tree).__name__}")
     return tree
+
+
+def without_versions(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings.json says of the run alone."""
+    return {name: value for name, value in tree.items() if name != "versions"}
 
 
 def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:

@@ -1,4 +1,4 @@
-"""The log of a run, as its output.txt has it."""
+"""The log of a run, as its output.txt has it, and who writes to its directory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from qsr.runs import RunDirectory
+from qsr.runs.files import reason
 from qsr.training.protocols import RunFailed
 from qsr.training.trainer import Interrupted
+
+
+@contextmanager
+def locked(directory: RunDirectory | None) -> Iterator[None]:
+    """Be the only writer of a run, if there is a directory (see `RunDirectory.lock`).
+
+    Raises:
+        RunFailed: if its files cannot be written (any longer); says how to go on.
+    """
+    if directory is None:
+        yield
+        return
+    with directory.lock():
+        try:
+            yield
+        except OSError as error:
+            said = f"{error.filename or directory.path}: {reason(error)}"
+            if not directory.exists():
+                raise RunFailed(f"{said}; there is no run at {directory.path}") from error
+            raise RunFailed(
+                f"{said}; when that is mended, qsr train --resume {directory.path} goes on from the last checkpoint"
+            ) from error
 
 
 @contextmanager

@@ -1,5 +1,5 @@
-"""The one training loop: steps, checkpoints, resuming, signals, and what happens when a number is not finite, memory or a
-file is not there, or the time is up."""
+"""The one training loop: steps, checkpoints, resuming, signals, and what happens when a number is not finite, memory is not
+there, or the time is up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
-from qsr.runs.files import reason
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.memory import is_out_of_memory, less_memory
 from qsr.training.precision import computing_in
@@ -121,8 +120,9 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT, SIGTERM or SIGHUP, or when the time is up, with a checkpoint written.
-            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; if the memory is not
-                there, however small the chunks; and if the files of the run cannot be written.
+            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; and if the memory is
+                not there, however small the chunks.
+            OSError: if the files of the run cannot be written.
         """
         computing = computing_in(self.settings.train.precision, self.model)
         with forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
@@ -138,8 +138,6 @@ class Trainer:
             except BaseException as error:
                 for callback in self.callbacks:
                     callback.on_exception(self, error)
-                if isinstance(error, OSError) and self.directory is not None:
-                    raise RunFailed(self._not_written(error, self.directory)) from error
                 raise
 
     def _run(self, noted: list[int]) -> None:
@@ -199,13 +197,6 @@ class Trainer:
             "step %d: out of memory; again from step %d with train.memory_MiB=%g", failed_at, self.step, memory / 2**20
         )
         return None
-
-    def _not_written(self, error: OSError, directory: RunDirectory) -> str:
-        """What to say of a file that cannot be written, and how to go on."""
-        said = f"{error.filename or directory.path}: {reason(error)}"
-        if not directory.exists():
-            return f"{said}; the run is no longer at {directory.path}"
-        return f"{said}; when that is mended, qsr train --resume {directory.path} goes on from the last checkpoint"
 
     def _end_epoch(self) -> None:
         """Evaluate, move the scheduler on, let the callbacks see it, save: in this order."""

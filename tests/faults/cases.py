@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass
 from functools import cache
@@ -141,5 +142,5 @@ def leftovers(path: Path) -> list[str]:
 
 
 def file_names(path: Path) -> set[str]:
-    """All files of a run."""
-    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    """All files of a run; those of a checkpoint once, whichever its steps are."""
+    return {re.sub(r"checkpoint/\d+", "checkpoint", str(file.relative_to(path))) for file in path.rglob("*") if file.is_file()}

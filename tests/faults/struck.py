@@ -1,4 +1,4 @@
-"""`qsr`, hit by a fault that was told beforehand: python -m tests.faults.struck FAULT words of qsr
+"""`qsr`, hit by faults that were told beforehand: python -m tests.faults.struck FAULT,FAULT,... words of qsr
 
     calls:FOLDER              nothing; how many file-system calls there were in FOLDER is the last line of stderr
     kill:FOLDER:N             SIGKILL before the N-th file-system call in FOLDER, from 0 on
@@ -8,16 +8,21 @@
     nan:N                     the N-th gradient of an optimizer is not a number
     clock                     a wall clock that jumps by years, forward and back, at each look
     powerless                 permissions hold for root, too
+    readonly:FOLDER:N         before the N-th call the folder and all in it become read-only (with powerless)
+    remove:FOLDER:N           before the N-th call the folder is removed
+    move:FOLDER:N:TO          before the N-th call the folder is renamed
 
-A call is an event of Python's auditing (PEP 578): open, rename, remove, mkdir, rmdir. The process is a real one, and dies or goes on
-as it would: only when it is hit is chosen here.
+A call is an event of Python's auditing (PEP 578): open, rename, remove, mkdir, rmdir. The process is a real one, and dies or
+goes on as it would: only when it is hit is chosen here.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
@@ -47,8 +52,6 @@ def on_call(folder: str, act: Callable[[int], None]) -> None:
 
 
 def calls(folder: str) -> None:
-    import atexit
-
     seen = []
     on_call(folder, seen.append)
     atexit.register(lambda: print(len(seen), file=sys.stderr))
@@ -66,7 +69,25 @@ def write(folder: str, number: str, size: str) -> None:
 
 def full(folder: str, number: str, size: str) -> None:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    through_pipes(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard)))
     on_call(folder, lambda at: resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), hard)) if at == int(number) else None)
+
+
+def through_pipes(before: Callable[[], None]) -> None:
+    """Keep what is said in pipes until the end, if there is one: the files that it goes to are to have no part in the fault."""
+    kept = [(stream, os.dup(stream), os.pipe()) for stream in (1, 2)]
+    for stream, _, (_, end) in kept:
+        os.dup2(end, stream)
+        os.close(end)
+
+    def say() -> None:
+        before()
+        for stream, place, (begin, _) in kept:
+            (sys.stdout if stream == 1 else sys.stderr).flush()
+            os.dup2(place, stream)  # the last that could write into the pipe
+            os.write(place, os.read(begin, 2**16))
+
+    atexit.register(say)
 
 
 def memory(mebibytes: str) -> None:
@@ -94,6 +115,23 @@ def clock() -> None:
     time.time_ns = lambda: int(time.time() * 1e9)
 
 
+def readonly(folder: str, number: str) -> None:
+    def protect(found: int) -> None:
+        if found == int(number):
+            for place in (Path(folder), *Path(folder).rglob("*")):
+                place.chmod(0o555 if place.is_dir() else 0o444)
+
+    on_call(folder, protect)
+
+
+def remove(folder: str, number: str) -> None:
+    on_call(folder, lambda found: shutil.rmtree(folder) if found == int(number) else None)
+
+
+def move(folder: str, number: str, to: str) -> None:
+    on_call(folder, lambda found: os.rename(folder, to) if found == int(number) else None)
+
+
 class _Header(ctypes.Structure):
     _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
@@ -112,8 +150,10 @@ def powerless() -> None:
 def main() -> None:
     from qsr.cli.main import main as qsr
 
-    name, *arguments = sys.argv[1].split(":")
-    {found.__name__: found for found in (calls, kill, write, full, memory, nan, clock, powerless)}[name](*arguments)
+    known = (calls, kill, write, full, memory, nan, clock, powerless, readonly, remove, move)
+    for fault in sys.argv[1].split(","):
+        name, *arguments = fault.split(":")
+        {found.__name__: found for found in known}[name](*arguments)
     qsr(sys.argv[2:])
 
 

@@ -45,7 +45,8 @@ def test_killed_before_every_call(name: str, part: int, tmp_path: Path) -> None:
 def killed_inside(name: str, draws: random.Random, folder: Path) -> bool:
     """Let the run die in the first write, after a call that is drawn, that makes a file larger than a size that is drawn."""
     folder.mkdir()
-    call, size = draws.randrange(undisturbed(name)[1]), draws.choice([0, draws.randrange(1, 400), draws.randrange(400, 20000)])
+    size = draws.choice([0, draws.randrange(1, 400), draws.randrange(400, 20000)])
+    call = draws.randrange(undisturbed(name)[1])
     result = struck(f"write:{folder}:{call}:{size}", *CASES[name].command(folder))
     assert result.returncode in (0, 1, -signal.SIGXFSZ), result.stderr
     finish(name, folder)

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from qsr.graph import Trainer
 from qsr.hparams import ConfigError
 from qsr.runs import RunDirectory, same_history
-from qsr.training import Callback, Interrupted, trainer
+from qsr.training import Callback, Interrupted, RunFailed, trainer
 from tests.graph.rings import STOPPING, compute_loss, config, rings, same_weights, trained, weights_of
 
 
@@ -110,7 +110,7 @@ def test_a_cut_run_goes_on_as_if_nothing_had_been(tmp_path: Path, step: int) -> 
     assert len(training) == len(validation) == 4
     cut = Trainer.from_config(config(tmp_path / "cut", **FULL))  # type: ignore[arg-type]
     loaders = cut.prepare_dataloaders(rings(60))
-    with pytest.raises(OSError, match="power"):
+    with pytest.raises(RunFailed, match="power is off; when that is mended"):
         cut.run_training(*loaders[:2], callbacks=[Stop(step)])
     assert cut.data_path is not None and whole.data_path is not None
     again = Trainer.load_checkpoint(cut.data_path)

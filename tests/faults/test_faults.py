@@ -1,0 +1,204 @@
+"""Full disks, lost permissions and directories, missing memory, no numbers, clocks that jump: one line, and on it goes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import qsr
+from qsr.runs import RunDirectory, same_history
+from tests.commands import run_qsr
+from tests.faults.cases import CASES, check_same, finish, leftovers, struck, undisturbed
+
+ADAM = CASES["adam"]
+
+
+def one_line(stderr: str) -> str:
+    """The only line that speaks of an error."""
+    (line,) = (said for said in stderr.splitlines() if said.startswith("Error: "))
+    assert "Traceback" not in stderr and "Logging error" not in stderr
+    return line
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("call", "size"), [(10, 0), (60, 100), (100, 3000), (140, 0)])
+@pytest.mark.parametrize("name", ["adam", "spring"])
+def test_a_disk_that_fills_ends_the_run_in_one_line_and_it_goes_on(name: str, call: int, size: int, tmp_path: Path) -> None:
+    """Every write that makes a file larger than `size` is cut off and fails, from some call on."""
+    result = struck(f"full:{tmp_path}:{call}:{size}", *CASES[name].command(tmp_path))
+    assert result.returncode == 1
+    line = one_line(result.stderr)
+    assert "File too large" in line
+    if RunDirectory(CASES[name].path(tmp_path)).exists():
+        assert f"qsr train --resume {CASES[name].path(tmp_path)} goes on from the last checkpoint" in line
+    finish(name, tmp_path)
+
+
+def can_mount() -> bool:
+    """Whether this user may mount in a name space of its own, which some systems forbid."""
+    command = ["unshare", "--user", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="no file system of one's own may be mounted here")
+@pytest.mark.parametrize("kibibytes", [8, 40, 64, 90])
+def test_a_file_system_without_room(kibibytes: int, tmp_path: Path) -> None:
+    """A real one, of so many KiB; what is in it at the end is copied out."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    words = " ".join(["python", "-m", "qsr", *ADAM.command(disk)])
+    script = f"mount -t tmpfs -o size={kibibytes}k none {disk} && {{ {words}; status=$?; cp -a {disk} {kept}; exit $status; }}"
+    command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    assert result.returncode == 1 and "No space left on device" in one_line(result.stderr)
+    finish("adam", kept)
+
+
+def test_nothing_is_begun_in_a_folder_that_is_read_only(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        result = struck("powerless", *ADAM.command(tmp_path))
+    finally:
+        tmp_path.chmod(0o755)
+    assert result.returncode == 2 and not list(tmp_path.iterdir())
+    said = f"train.dir={tmp_path}: cannot make {ADAM.path(tmp_path).parent} (Permission denied); give a writable directory"
+    assert one_line(result.stderr) == f"Error: {said}"
+
+
+def test_a_run_that_becomes_read_only_goes_on_when_it_no_longer_is(tmp_path: Path) -> None:
+    result = struck(f"powerless,readonly:{tmp_path}:100", *ADAM.command(tmp_path))
+    resumed = struck("powerless", "train", "--resume", str(ADAM.path(tmp_path)))
+    for place in (tmp_path, *tmp_path.rglob("*")):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    assert result.returncode == 1 and "Permission denied; when that is mended, qsr train --resume" in one_line(result.stderr)
+    assert resumed.returncode == 2
+    assert one_line(resumed.stderr) == f"Error: {ADAM.path(tmp_path)}: cannot be written (Permission denied)"
+    finish("adam", tmp_path)
+
+
+def test_a_run_whose_directory_is_removed_ends(tmp_path: Path) -> None:
+    run = ADAM.path(tmp_path)
+    result = struck(f"remove:{run}:100", *ADAM.command(tmp_path))
+    assert result.returncode == 1 and f"there is no run at {run}" in one_line(result.stderr)
+    assert not run.exists()
+
+
+def test_a_run_that_is_moved_goes_on_where_it_is(tmp_path: Path) -> None:
+    run, elsewhere = ADAM.path(tmp_path), ADAM.path(tmp_path / "elsewhere")
+    elsewhere.parent.mkdir(parents=True)
+    result = struck(f"move:{run}:100:{elsewhere}", *ADAM.command(tmp_path))
+    assert result.returncode == 1 and f"there is no run at {run}" in one_line(result.stderr)
+    finish("adam", tmp_path / "elsewhere")
+
+
+def test_results_that_find_no_room_leave_the_old_ones(tmp_path: Path) -> None:
+    run = shutil.copytree(undisturbed("adam")[0], tmp_path / "run")
+    whole = ["load", str(run), "64", "64"]
+    assert run_qsr(*whole).returncode == 0
+    before = (run / "samples.h5").read_bytes()
+    result = struck(f"full:{run}:0:500", *whole, "--seed", "1")
+    assert result.returncode == 1 and "File too large" in one_line(result.stderr)
+    assert (run / "samples.h5").read_bytes() == before and not leftovers(run)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------------
+
+LARGE = "--train L=36 K=512 steps=2 flips=exact dir={} --ptf patch=2x2 Nh=64 num_layers=1"
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    assert run_qsr("train", *LARGE.format(folder).split()).returncode == 0
+    return folder / "rydberg/36-B=512-K=512/0"
+
+
+def test_missing_memory_makes_smaller_chunks(large: Path, tmp_path: Path) -> None:
+    """They change the rounding of sums, and nothing else."""
+    result = struck("memory:20", "train", *LARGE.format(tmp_path).split())
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "rydberg/36-B=512-K=512/0"
+    said = "out of memory; again from step 0 with train.memory_MiB=512"
+    assert said in result.stderr and said in (run / "output.txt").read_text()
+    with_room, without = (RunDirectory(path).history.read("steps")["energy"] for path in (large, run))
+    assert len(without) == 2 and without == pytest.approx(with_room, rel=1e-4)
+    checkpoint = RunDirectory(run).latest_checkpoint()
+    assert checkpoint is not None and checkpoint.state["memory_bytes"] < 2**29  # a resumed run cuts alike
+
+
+def test_memory_that_is_not_there_at_all_ends_the_run(tmp_path: Path) -> None:
+    result = struck("memory:5", "train", *LARGE.format(tmp_path).split())
+    assert result.returncode == 1
+    assert one_line(result.stderr) == "Error: out of memory, also with train.memory_MiB=1: a smaller train.K or model takes less"
+    qsr.load_model(tmp_path / "rydberg/36-B=512-K=512/0")
+
+
+def test_missing_memory_makes_smaller_chunks_of_an_evaluation(large: Path, tmp_path: Path) -> None:
+    words = ["load", str(large), "512", "512"]
+    calm = run_qsr(*words, "--output", str(tmp_path / "calm"))
+    result = struck("memory:20", *words, "--output", str(tmp_path / "struck"))
+    assert result.returncode == calm.returncode == 0, result.stderr
+    assert "out of memory; again with train.memory_MiB=512" in result.stderr
+    assert result.stdout.replace("struck", "calm") == calm.stdout
+
+
+# --- numbers and clocks -------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_no_number_is_survived_and_a_kill_after_it(tmp_path: Path) -> None:
+    """The run goes back to its checkpoint with half the rate; killed later it resumes with that rate."""
+    runs = []
+    for folder, faults in (("whole", "nan:9"), ("cut", f"nan:9,kill:{tmp_path / 'cut'}:150")):
+        result = struck(faults, *ADAM.command(tmp_path / folder))
+        assert "is not finite; back to step 6 with half the learning rate" in result.stderr
+        runs.append(ADAM.path(tmp_path / folder))
+    assert run_qsr("train", "--resume", str(runs[1])).returncode == 0
+    whole, cut = map(RunDirectory, runs)
+    assert same_history(whole.history, cut.history) and whole.history.length("steps") == ADAM.steps
+    first, second = whole.read_weights(), cut.read_weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_that_blows_up_keeps_its_last_good_weights(tmp_path: Path) -> None:
+    words = ADAM.words.replace("lr=0.01", "lr=1e30").replace("every_n_steps=6", "every_n_steps=1")
+    given = f"{words} --optimizer name=SGD --gradient_clipping max_norm=None --scheduler name=none".replace("DIR", str(tmp_path))
+    result = run_qsr(*given.split())
+    assert result.returncode == 1
+    assert "after 3 rewinds; the weights of step 0 are kept (a train.lr smaller than 1e+30 may help)" in one_line(result.stderr)
+    first = RunDirectory(ADAM.path(tmp_path)).read_weights()
+    assert all(values.isfinite().all() for values in first.values())
+    assert run_qsr("load", str(ADAM.path(tmp_path)), "16", "16").returncode == 0
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path) -> None:
+    result = struck("clock", *" ".join(ADAM.command(tmp_path)).replace("dir=", "max_time=1h dir=").split())
+    assert result.returncode == 0, result.stderr
+    check_same("adam", ADAM.path(tmp_path))
+
+
+# --- time ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_out_of_time_saves_says_so_and_goes_on(tmp_path: Path) -> None:
+    """Always the same command, as a queue starts it again; in one of them the step is longer than the time."""
+    command = " ".join(ADAM.command(tmp_path)).replace("dir=", "max_time=0.001s dir=")
+    run = ADAM.path(tmp_path)
+    for _ in range(ADAM.steps - 1):
+        result = run_qsr(*f"{command} --resume auto".split())
+        assert result.returncode == 75
+        line = f"train.max_time has passed: everything is saved; resume with: qsr train --resume {run}"
+        assert result.stderr.splitlines()[-1] == line
+    last = run_qsr(*f"{command} --resume auto".split())
+    assert last.returncode == 0, last.stderr
+    check_same("adam", run)
+    again = run_qsr(*f"{command} --resume auto".split())
+    assert again.returncode == 0 and [path.name for path in run.parent.iterdir()] == ["0"]
+    check_same("adam", run)

@@ -1,0 +1,44 @@
+"""Limits on time, as people write them."""
+
+import math
+import re
+import time
+
+import pytest
+
+import qsr
+from qsr.training import TrainHparams
+from qsr.training.wall_time import EXPECTED, deadline, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("3600", 3600),
+        ("0.5", 0.5),
+        ("90s", 90),
+        ("90m", 5400),
+        ("1.5h", 5400),
+        ("2d", 172800),
+        ("11:50:00", 42600),
+        ("100:00:01", 360001),
+        ("1-12:00:00", 129600),
+        ("01:12:00:00", 129600),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+    assert 0 <= deadline(text) - time.monotonic() <= seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0s", "00:00:00", "12:30", "1:60:00", "-5", "1e3", "h", "5 m", "nan", "inf", "9" * 400]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(qsr.ConfigError, match=rf"^train\.max_time={re.escape(text)}: .*{re.escape(EXPECTED)}"):
+        TrainHparams(max_time=text)
+
+
+def test_no_limit() -> None:
+    assert deadline(None) == math.inf
+    assert TrainHparams(max_time="1.5h").max_time == "1.5h"
