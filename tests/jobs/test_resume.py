@@ -98,7 +98,7 @@ def test_twenty_kills(seed: int, tmp_path: Path, uninterrupted: Path) -> None:
     kill_and_resume(tmp_path, random.Random(seed), uninterrupted)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_says_how_to_resume(signum: int, status: int, tmp_path: Path, uninterrupted: Path) -> None:
     process = start(tmp_path)
     wait_for_step(process, run_path(tmp_path), 3)
