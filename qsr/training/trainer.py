@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REWINDS = 3
 SECONDS_BETWEEN_EPOCH_CHECKPOINTS = 1.0
-
-
 TIME_IS_UP = 75  # EX_TEMPFAIL of BSD's sysexits.h: "try again later"
 
 

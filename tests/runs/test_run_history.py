@@ -308,3 +308,20 @@ def test_same_history(tmp_path: Path) -> None:
     assert not same_history(first, second) and not same_history(first, third, ignore=("seconds", "energy"))
     for history in made:
         history.close()
+
+
+def test_long_histories_are_rewritten_seldom(history: History, tmp_path: Path) -> None:
+    """A checkpoint every ten steps: each merge makes the file at least a sixteenth longer, so that there are O(log n) of them."""
+    rows = 0
+    for _ in range(1000):
+        append_steps(history, rows, rows + 10)
+        history.flush()
+        rows += 10
+    with h5py.File(tmp_path / "history.h5") as file:
+        merges = int(file.attrs["generation"])
+        merged = len(file["steps/step"])
+    assert merges < 16 + np.log(rows / 160) / np.log(16 / 15) + 1
+    assert rows - merged <= rows / 16
+    assert history.length("steps") == rows and steps_of(tmp_path) == list(range(rows))
+    history.merge()
+    assert not (tmp_path / "history.journal").exists() and steps_of(tmp_path) == list(range(rows))
