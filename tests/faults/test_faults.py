@@ -11,7 +11,7 @@ import torch
 
 import qsr
 from qsr.runs import RunDirectory, same_history
-from tests.commands import run_qsr
+from tests.commands import ROOT, run_qsr
 from tests.faults.cases import CASES, check_same, finish, leftovers, struck, undisturbed
 
 ADAM = CASES["adam"]
@@ -202,3 +202,25 @@ def test_a_run_that_is_out_of_time_saves_says_so_and_goes_on(tmp_path: Path) -> 
     again = run_qsr(*f"{command} --resume auto".split())
     assert again.returncode == 0 and [path.name for path in run.parent.iterdir()] == ["0"]
     check_same("adam", run)
+
+
+ON_DATA = {
+    "hsm": f"--hsm hilbert_space_dims=2 --data {ROOT}/demos/observables.csv targets=delta input_features=density,staggered"
+    " --train max_epochs=1 lr=0.02",
+    "snapshots": "--rnn patch=1 Nh=4 --rydberg Lx=2 Ly=2 --data s.h5 --train K=16 steps=4",
+}
+
+
+@pytest.mark.parametrize("words", ON_DATA.values(), ids=ON_DATA)
+def test_runs_on_data_have_limits_of_time_and_are_found_again(words: str, tmp_path: Path) -> None:
+    words_of_file = "snapshots make s.h5 --rydberg Lx=2 Ly=2 delta=1 --shots 40"
+    made = run_qsr(*words_of_file.split(), cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    command = f"train --resume auto {words} max_time=0.001s".split()
+    statuses = [run_qsr(*command, cwd=tmp_path).returncode for _ in range(4)]
+    assert statuses == [75, 75, 75, 0]
+    assert run_qsr(*f"train {words}".split(), cwd=tmp_path).returncode == 0  # another run: it has no limit
+    cut, whole = sorted(file.parent for file in tmp_path.glob("runs/**/settings.json"))
+    first, second = (RunDirectory(path).read_weights() for path in (cut, whole))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert same_history(RunDirectory(cut).history, RunDirectory(whole).history)
