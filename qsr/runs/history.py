@@ -94,6 +94,9 @@ class History:
         stored, journal = self._load()
         if journal.continues(stored):
             self._replace(stored, journal.merged_into(stored))
+        else:  # one that a crash left behind after its merge
+            self.close()
+            self.journal_path.unlink(missing_ok=True)
 
     def truncate(self, lengths: Mapping[str, int]) -> None:
         """Cut each group back to the given number of rows, for going on from a checkpoint.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import logging
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.hparams.bounded import parsing
 from qsr.runs import RunDirectory, replacing
+from qsr.runs.files import remove_leftovers
 from qsr.training.protocols import Callback, EpochObjective, Metrics
 from qsr.training.trainer import Trainer
 
@@ -43,6 +47,9 @@ class MetricLogger(Protocol):
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the metrics of a step."""
 
+    def save(self) -> None:
+        """Put what there is on disk, with a checkpoint of the run."""
+
     def flush(self) -> None:
         """Put what there is where the logger of the next stage of a curriculum goes on."""
 
@@ -51,7 +58,9 @@ class MetricLogger(Protocol):
 
 
 class CsvLogger:
-    """metrics.csv: a row per step, a column per metric; columns that turn up later rewrite the file.
+    """metrics.csv: a row per step, a column per metric.
+
+    Rows are appended; a run that goes back, and columns that turn up later, rewrite the file.
 
     Args:
         resume: go on with the rows that are there; without it they must not be.
@@ -63,36 +72,67 @@ class CsvLogger:
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
         self.columns: list[str] = []
-        self.rows: list[dict[str, str]] = []
-        self.waiting = 0
+        self.waiting: list[dict[str, str]] = []
+        self.last = -1  # step of the last row
         if path.exists():
             if not resume:
                 raise ConfigError(f"logger.save_dir={path.parent}: has the metrics.csv of another run; choose another directory")
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns, self.rows = list(reader.fieldnames or ()), list(reader)
+            remove_leftovers(path)
+            self._rewrite()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        while self.rows and int(self.rows[-1]["step"]) >= step:  # the run has gone back to a checkpoint
-            self.rows.pop()
-        self.rows.append({"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}})
-        self.waiting += 1
-        if self.waiting >= ROWS_KEPT:
-            self._write()
+        if step <= self.last:  # the run has gone back to a checkpoint
+            self.save()
+            self._rewrite(before=step)
+        self.waiting.append({"step": str(step), **{name: repr(float(value)) for name, value in metrics.items()}})
+        self.last = step
+        if len(self.waiting) >= ROWS_KEPT:
+            self.save()
+
+    def save(self) -> None:
+        if not self.waiting:
+            return
+        fresh = [name for name in dict.fromkeys(key for row in self.waiting for key in row) if name not in self.columns]
+        if fresh:
+            self.columns += fresh
+            self._rewrite()
+        text = io.StringIO()
+        csv.DictWriter(text, self.columns, restval="").writerows(self.waiting)
+        self.waiting = []
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(text.getvalue())
 
     def flush(self) -> None:
-        self._write()
+        self.save()
 
     def close(self, weights: Path | None) -> None:
-        self._write()
+        self.save()
 
-    def _write(self) -> None:
-        self.waiting = 0
-        self.columns += [name for name in dict.fromkeys(key for row in self.rows for key in row) if name not in self.columns]
-        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+    def _rewrite(self, before: float = math.inf) -> None:
+        """Write whole rows of earlier steps anew, under all columns; what a crash tore off at the end is left out."""
+        rows = self._rows()
+        self.columns = list(dict.fromkeys([*next(rows), *self.columns]))
+        self.last = -1
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
-            writer.writerows(self.rows)
+            for row in rows:
+                if (step := int(row["step"])) < before:
+                    writer.writerow(row)
+                    self.last = step
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        """The names of the columns, as one row, and then the rows of the file: one at a time, there may be millions."""
+        if not self.path.exists():
+            yield {}
+            return
+        with parsing(self.path, "not the metrics of a run"), self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(line for line in file if line.endswith("\n"))
+            yield dict.fromkeys(reader.fieldnames or (), "")
+            for row in reader:
+                if None in row or not row["step"].isdigit():
+                    raise ValueError(f"no row of {len(reader.fieldnames or ())} columns: {row}")
+                yield row
 
 
 class TensorBoardLogger:
@@ -115,6 +155,10 @@ class TensorBoardLogger:
         self.last = step
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
+
+    def save(self) -> None:
+        if self.writer is not None:
+            self.writer.flush()
 
     def flush(self) -> None:
         self.close(None)
@@ -142,6 +186,9 @@ class WandbLogger:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self.run.log(dict(metrics), step=step)
+
+    def save(self) -> None:
+        """The package writes by itself."""
 
     def flush(self) -> None:
         """The package has one run in a process, and goes on with it."""
@@ -197,6 +244,9 @@ class LoggerCallback(Callback):
 
     def on_validation_end(self, trainer: Trainer, metrics: Metrics) -> None:
         self.target.log({**metrics, "epoch": trainer.epoch, "lr": trainer.update_rule.rate}, trainer.step)
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        self.target.save()
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if not trainer.stage.final:

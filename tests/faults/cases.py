@@ -132,6 +132,8 @@ def check_same(name: str, path: Path) -> None:
     assert all(torch.equal(expected[key], weights[key]) for key in expected)
     assert same_history(whole.history, found.history)
     assert found.history.length("steps") == CASES[name].steps
+    if (whole.path / "metrics.csv").exists():
+        assert (path / "metrics.csv").read_text() == (whole.path / "metrics.csv").read_text()
     assert leftovers(path) == leftovers(whole.path) == []
     assert file_names(path) == file_names(whole.path)
 

@@ -202,6 +202,15 @@ def test_a_crash_between_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     after.close()
 
 
+def test_a_journal_that_was_merged_before_a_crash_is_removed(history: History, tmp_path: Path) -> None:
+    append_steps(history, 0, 3)
+    journal = (tmp_path / "history.journal").read_bytes()
+    history.merge()
+    (tmp_path / "history.journal").write_bytes(journal)  # as if it had not come to be removed
+    History(tmp_path).merge()
+    assert not (tmp_path / "history.journal").exists() and steps_of(tmp_path) == [0, 1, 2]
+
+
 def test_a_full_disk_loses_only_the_row_it_reports(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -116,6 +116,26 @@ def test_a_csv_goes_back_with_its_run(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,a", "1,1.0", "2,4.0", "3,5.0"]
 
 
+def test_a_csv_that_was_torn_goes_on_after_its_last_whole_row(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,a\n1,1.0\n2,2.0\n3,3.")
+    (tmp_path / ".metrics.0123abcd.tmp.csv").touch()  # of a writer that was killed
+    written = CsvLogger(file, resume=True)
+    written.log({"a": 3.5, "b": 1.0}, 3)
+    written.save()
+    assert file.read_text().split() == ["step,a,b", "1,1.0,", "2,2.0,", "3,3.5,1.0"]
+    written.log({"b": 2.0}, 4)
+    written.close(None)
+    assert file.read_text().split()[-1] == "4,,2.0" and [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+@pytest.mark.parametrize("text", ["step\nx\n", "a\n1\n", "step\n1,2\n", "step\n\udcff\n"])
+def test_a_csv_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(ConfigError, match=r"metrics\.csv: not the metrics of a run"):
+        CsvLogger(tmp_path / "metrics.csv", resume=True)
+
+
 def test_a_resumed_csv_has_every_step_once(tmp_path: Path) -> None:
     settings = {"L": 4, "K": 8, "steps": 40, "dir": str(tmp_path)}
     run = qsr.train(model={"type": "rnn", "Nh": 4}, train=settings, logger={"kind": "csv"}, checkpoint={"every_n_steps": 10})
