@@ -15,14 +15,17 @@ import click
 from qsr import jobs
 from qsr.hparams import PRESETS, ConfigError, RunSettings, blueprint, imports_allowed, parse_sections
 from qsr.hparams.files import as_yaml
+from qsr.hparams.launchers import read_launcher, split_launcher
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
-from qsr.runs import read_run
+from qsr.jobs.sweep import Outcome, SweepRun, Watch, attempt
+from qsr.runs import RunDirectory, read_run
 from qsr.symmetries import SYMMETRIES
 from qsr.training import Interrupted
 from qsr.training.distribution import Processes
 
 from .help import section_table, sections_overview
 from .points import PointCommand, parsed_point, point_option
+from .sweep import run_sweep
 
 # Section words are not click's options: they come through as they are, in their order.
 SECTION_WORDS: dict[str, Any] = {"ignore_unknown_options": True}
@@ -154,27 +157,37 @@ def train(
             return None
         overrides, sections = split_words(words)
         written = parse_sections(sections)
-        jobs_to_run = sweep(overrides) if multirun else [overrides]
-        trees = [merged(read_tree_of(config_name, config_dir, chosen), written) for chosen in jobs_to_run]
-        if not print_blueprint:
-            resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
-        done = []
-        for index, tree in enumerate(trees):
-            if print_blueprint:
+        overrides, of_hydra = split_launcher(overrides)
+        if of_hydra and not multirun:
+            raise ConfigError(f"{of_hydra[0]}: is for the runs of a sweep; add -m, or take it out")
+        combinations = sweep(overrides) if multirun else [overrides]
+        trees = [merged(read_tree_of(config_name, config_dir, chosen), written) for chosen in combinations]
+        if print_blueprint:
+            for tree in trees:
                 click.echo(
                     blueprint(tree or {"model": {"type": "ptf"}}, "All settings of a run (qsr train --config-name)."), nl=False
                 )
-            elif print_config:
-                shown = {name: section for name, section in resolved[index].tree().items() if name != "objective"}
+            return None
+        resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
+        launcher = read_launcher(of_hydra, str(resolved[0].train.dir))
+        if print_config:
+            for settings in resolved:
+                shown = {name: section for name, section in settings.tree().items() if name != "objective"}
                 click.echo(as_yaml(shown), nl=False)
-            else:
-                with interruptible(), terminal() as bar:
-                    run = jobs.train(**tree, preset=preset, progress=bar)
-                finish(run)
-                done.append(f"{run.path}  {' '.join(jobs_to_run[index])}")
-        if multirun and done:
-            click.echo("\n".join(["runs of the sweep:", *done]))
+        elif multirun:
+            runs = [SweepRun(chosen, tree, preset, allow_import) for chosen, tree in zip(combinations, trees, strict=True)]
+            run_sweep(runs, launcher, in_this_process, saved)
+        else:
+            with interruptible(), terminal() as bar:
+                run = jobs.train(**trees[0], preset=preset, progress=bar)
+            finish(run)
     return None
+
+
+def in_this_process(run: SweepRun) -> Outcome:
+    """A run of a sweep, as a single one looks in the terminal."""
+    with terminal() as bar:
+        return attempt(lambda callbacks: finish(run.start(callbacks, bar)), Watch())
 
 
 @section_command(
@@ -332,10 +345,14 @@ def interruptible() -> Iterator[None]:
     except Interrupted as stop:
         if not Processes.expected().first:
             raise
-        saved = "nothing was saved (dir=<NONE>)"
-        if stop.directory is not None:
-            settings = stop.directory.read_settings()
-            more = allowing(settings) if settings.on_data else ""
-            saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}{more}"
-        click.echo(f"{signal.Signals(stop.signum).name}: {saved}", err=True)
+        click.echo(f"{signal.Signals(stop.signum).name}: {saved(stop.directory)}", err=True)
         raise
+
+
+def saved(directory: RunDirectory | None) -> str:
+    """What there is of a run that a signal ended."""
+    if directory is None:
+        return "nothing was saved (dir=<NONE>)"
+    settings = directory.read_settings()
+    more = allowing(settings) if settings.on_data else ""
+    return f"everything is saved; resume with: qsr train --resume {directory.path}{more}"
