@@ -129,7 +129,9 @@ def finish(run: jobs.Run) -> None:
 @click.option("--config-name", metavar="NAME", help="Settings from NAME.yaml; what is written beside it goes before it.")
 @click.option("--config-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where it lies; default $HYDRA_CONFIG_PATH.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the settings name.")
-@click.option("--multirun", "-m", is_flag=True, help="Run every combination of values such as train.lr=1e-3,1e-2 (docs/sweeps.md).")
+@click.option(
+    "--multirun", "-m", is_flag=True, help="Run every combination of values such as train.lr=1e-3,1e-2 (docs/sweeps.md)."
+)
 @click.option("--print-config", is_flag=True, help="Print the resolved settings as YAML, and do nothing.")
 @click.option("--print-blueprint", is_flag=True, help="Print a commented file of all settings of the given sections.")
 @click.pass_context
@@ -169,7 +171,7 @@ def train(
                 )
             return None
         resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
-        launcher = read_launcher(of_hydra, str(resolved[0].train.dir))
+        launcher = read_launcher(of_hydra, str(resolved[0].train.dir) if resolved[0].train.writes else None)
         if print_config:
             for settings in resolved:
                 shown = {name: section for name, section in settings.tree().items() if name != "objective"}

@@ -34,12 +34,12 @@ def split_launcher(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return [word for word in overrides if word not in of_hydra], of_hydra
 
 
-def read_launcher(words: Sequence[str], directory: str) -> Launcher:
+def read_launcher(words: Sequence[str], directory: str | None) -> Launcher:
     """The launcher that words of Hydra's grammar choose.
 
     Args:
         words: `hydra/launcher=NAME` and `hydra.launcher.SETTING=value`; without the first it is the basic one.
-        directory: of the runs (`train.dir`); submitit has a folder in it.
+        directory: of the runs (`train.dir`), in which submitit has a folder; None: they have no output.
 
     Raises:
         ConfigError: for launchers that there are not, or whose extra is not installed, for settings that the launcher does
@@ -54,6 +54,8 @@ def read_launcher(words: Sequence[str], directory: str) -> Launcher:
     name = next((word.partition("=")[2] for word, key in reversed(keys.items()) if key == CHOICE), "basic")
     if name not in EXTRAS:
         raise ConfigError(f"{CHOICE}={name}: there is no such launcher{nearest(name, EXTRAS)}")
+    if directory is None and EXTRAS[name] == "submitit":
+        raise ConfigError(f"{CHOICE}={name}: needs a directory for its jobs, and there is none (train.dir=<NONE>)")
     _check_installed(name)
     settings = _composed([f"{CHOICE}={name}"], directory)
     for word, key in keys.items():
@@ -85,7 +87,7 @@ def _check_installed(name: str) -> None:
             raise ConfigError(f"{CHOICE}={name}: the extra is missing: pip install 'qsr[{extra}]'") from None
 
 
-def _composed(words: Sequence[str], directory: str) -> dict[str, Any]:
+def _composed(words: Sequence[str], directory: str | None) -> dict[str, Any]:
     """`hydra.launcher` as Hydra composes it, with the plugin's types and defaults."""
     from hydra import compose, initialize
     from hydra.errors import HydraException
@@ -96,7 +98,7 @@ def _composed(words: Sequence[str], directory: str) -> dict[str, Any]:
         with initialize(config_path=None, version_base="1.3", job_name="qsr"):
             config = compose(overrides=list(words), return_hydra_config=True)
         OmegaConf.set_readonly(config, False)
-        config.hydra.sweep.dir = directory.replace("${", "\\${")  # where submitit_folder has it from
+        config.hydra.sweep.dir = (directory or ".").replace("${", "\\${")  # where submitit_folder has it from
         found = OmegaConf.to_container(config.hydra.launcher, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         said = " ".join(word for word in words if word.startswith(SETTINGS))

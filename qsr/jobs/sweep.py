@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -143,13 +144,13 @@ def in_parallel(runs: Sequence[SweepRun], launcher: Launcher) -> Iterator[tuple[
         )
     if launcher.name == "joblib":
         with tempfile.TemporaryDirectory(prefix="qsr-sweep-") as folder:
-            yield from _until_stopped(Path(folder) / "stop", lambda stop: _with_joblib(runs, launcher, stop))
+            yield from _until_stopped(Path(folder) / "stop", partial(_with_joblib, runs, launcher))
         return
     # All nodes of a cluster see submitit's folder.
     folder_of_jobs = Path(str(launcher.settings["submitit_folder"]).partition("%")[0])
     stop = folder_of_jobs.absolute() / f"stop-{secrets.token_hex(4)}"
     try:
-        yield from _until_stopped(stop, lambda stop: _with_submitit(runs, launcher, stop))
+        yield from _until_stopped(stop, partial(_with_submitit, runs, launcher))
     finally:
         stop.unlink(missing_ok=True)
 
@@ -180,9 +181,9 @@ def _until_stopped(stop: Path, start: Callable[[Path], Iterator[tuple[int, Outco
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Processes that are started here do not get the Ctrl-C of the terminal: it is for the sweep, which tells them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Processes that are started here do not get these: the Ctrl-C of a terminal is for the sweep, which tells them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
@@ -208,8 +209,8 @@ def _with_joblib(runs: Sequence[SweepRun], launcher: Launcher, stop: Path) -> It
 
     jobs = min(joblib.effective_n_jobs(launcher.settings["n_jobs"]), len(runs))
     multiprocessing.set_forkserver_preload([__name__])  # torch is imported once
-    resource_tracker.ensure_running()  # it unblocks interrupts
-    with _without_interrupts():
+    resource_tracker.ensure_running()  # it unblocks them
+    with _blocked(signal.SIGINT, signal.SIGTERM):
         forkserver.ensure_running()
     parallel = joblib.Parallel(jobs, backend="threading", pre_dispatch=jobs, batch_size=1, return_as="generator_unordered")
     yield from parallel(joblib.delayed(_in_own_process)(index, run, threads_for(jobs), stop) for index, run in enumerate(runs))
@@ -240,6 +241,7 @@ def _in_own_process(index: int, run: SweepRun, threads: int, stop: Path) -> tupl
 
 def _report(run: SweepRun, threads: int, stop: Path, writer: Connection) -> None:
     """The whole of a run's process."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # only the server must live on, to tell how this one ended
     _limit_threads(threads)
     logging.getLogger("qsr").addHandler(logging.NullHandler())  # lines of several runs would mix; each has its output.txt
     writer.send(attempt(run.start, Watch(stop, writer.send)))
@@ -251,7 +253,7 @@ def _report(run: SweepRun, threads: int, stop: Path, writer: Connection) -> None
 def _with_submitit(runs: Sequence[SweepRun], launcher: Launcher, stop: Path) -> Iterator[tuple[int, Outcome]]:
     executor = slurm_or_local(launcher)
     threads = (launcher.settings["cpus_per_task"] or 1) if launcher.name == "submitit_slurm" else threads_for(len(runs))
-    with _without_interrupts():
+    with _blocked(signal.SIGINT):
         try:
             left = dict(enumerate(executor.submit_array([Submitted(run, threads, stop) for run in runs])))
         except (OSError, RuntimeError) as error:

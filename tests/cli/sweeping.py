@@ -16,10 +16,10 @@ PATIENCE = 120  # seconds; on a busy machine a process may take ten to start
 
 
 @contextmanager
-def swept(line: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """`qsr` in a group of processes of its own, none of which is left at the end."""
+def swept(line: str, folder: Path, path: str = "") -> Iterator[subprocess.Popen[str]]:
+    """`qsr` in a group of processes of its own, none of which is left at the end; `path` goes before the others in PATH."""
     command = [sys.executable, "-m", "qsr", *line.split()]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{path}:{os.environ['PATH']}"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True, process_group=0) as started:
         try:

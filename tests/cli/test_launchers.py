@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -75,16 +76,17 @@ def test_one_that_fails_takes_no_other_with_it(tmp_path: Path) -> None:
     assert refused.returncode == 2 and len(listed(refused.stdout)) == 2
 
 
-def test_a_killed_run_and_an_interrupted_sweep(tmp_path: Path) -> None:
-    """The process of one run is killed, the third run takes its place; Ctrl-C then stops both after their step."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_killed_run_and_an_interrupted_sweep(stop: signal.Signals, tmp_path: Path) -> None:
+    """The process of one run is killed, the third run takes its place; a signal to all then stops both after their step."""
     with swept(f"train -m train.seed=0,1,2,3 model.Nh=4 {JOBLIB} {LONG}", tmp_path) as started:
         wait_until(lambda: len(begun(tmp_path)) == 2)
         before = members(started.pid)
         os.kill(max(before), signal.SIGKILL)
         wait_until(lambda: len(begun(tmp_path)) == 3)
-        os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(started.pid, stop)  # as a terminal does
         output, errors = started.communicate(timeout=100)
-    assert started.returncode == 130, errors
+    assert started.returncode == 128 + stop, errors
     table = listed(output)
     assert [row.partition("  ")[2].partition("  ")[2] for row in table].count("failed: its process ended with SIGKILL") == 1
     assert re.fullmatch(rf"{NAMES}2  train.seed=2 model.Nh=4  stopped", table[2])
@@ -150,11 +152,29 @@ echo Submitted batch job 77""",
 }
 
 
+def slurm_in(folder: Path, commands: Mapping[str, str]) -> None:
+    for name, text in commands.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+
+
+@pytest.mark.slow
+def test_jobs_that_wait_at_slurm_are_cancelled(tmp_path: Path) -> None:
+    waiting = {"sbatch": "touch submitted; echo Submitted batch job 77", "scancel": 'echo "$1" >> cancelled.txt'}
+    slurm_in(tmp_path, {**SLURM, **waiting, "sacct": SLURM["sacct"].replace("RUNNING", "PENDING")})
+    line = f"train -m train.seed=0,1 model.Nh=4 hydra/launcher=submitit_slurm {LONG}"
+    with swept(line, tmp_path, str(tmp_path)) as started:
+        wait_until((tmp_path / "submitted").exists)
+        os.killpg(started.pid, signal.SIGTERM)
+        output, errors = started.communicate(timeout=100)
+    assert started.returncode == 143, errors
+    assert listed(output) == [f"-  train.seed={seed} model.Nh=4  not started" for seed in (0, 1)]
+    assert (tmp_path / "cancelled.txt").read_text().split() == ["77_0", "77_1"]
+
+
 def test_what_slurm_is_given(tmp_path: Path) -> None:
     """The page's line for a cluster, with a smaller model: the script, and its jobs as Slurm would start them."""
-    for name, text in SLURM.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
+    slurm_in(tmp_path, SLURM)
     text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^qsr (train .*=submitit_slurm.*)--preset fast-16x16$", text, re.MULTILINE)
     line = line.replace("model.Nh=64,128", "model.Nh=4,8").replace("train.seed=0,1", "train.seed=0")
@@ -203,6 +223,9 @@ def test_a_launcher_needs_a_sweep_its_extra_and_a_machine(tmp_path: Path, monkey
         refused.returncode == 2
         and refused.stderr == "Error: hydra/launcher=joblib: is for the runs of a sweep; add -m, or take it out\n"
     )
+    without = line.replace("joblib", "submitit_local").replace("steps=1", "dir=<NONE>")
+    nowhere = run_qsr("train", "-m", *without.split(), cwd=tmp_path)
+    assert nowhere.returncode == 2 and "needs a directory for its jobs, and there is none" in nowhere.stderr
     slurm = run_qsr("train", "-m", *line.replace("joblib", "submitit_slurm").split(), cwd=tmp_path)
     assert slurm.returncode == 2 and 'Error: hydra/launcher=submitit_slurm: Could not detect "srun"' in slurm.stderr
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "0"}
