@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import click
@@ -43,7 +42,7 @@ def run_sweep(
             outcomes[index] = outcome
             if outcome.signum:
                 directory = None if outcome.path is None else RunDirectory(outcome.path)
-                click.echo(f"{signal.Signals(outcome.signum).name}: {saved(directory)}", err=True)
+                click.echo(f"stopped: {saved(directory)}", err=True)
             elif parallel and (outcome.begun or outcome.error):
                 ended += 1
                 click.echo(f"{ended}/{len(runs)}  {outcome.line(runs[index].words)}", err=True)
