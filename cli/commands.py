@@ -14,14 +14,17 @@ import click
 from qsr import jobs
 from qsr.hparams import PRESETS, ConfigError, RunSettings, blueprint, imports_allowed, parse_sections
 from qsr.hparams.files import as_yaml
+from qsr.hparams.launchers import read_launcher, split_launcher
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
-from qsr.runs import read_run
+from qsr.jobs.sweep import Outcome, SweepRun, Watch, attempt
+from qsr.runs import RunDirectory, read_run
 from qsr.symmetries import SYMMETRIES
 from qsr.training import Interrupted
 from qsr.training.distribution import Processes
 
 from .help import section_table, sections_overview
 from .points import PointCommand, parsed_point, point_option
+from .sweep import run_sweep
 
 # Section words are not click's options: they come through as they are, in their order.
 SECTION_WORDS: dict[str, Any] = {"ignore_unknown_options": True}
@@ -129,7 +132,9 @@ def finish(run: jobs.Run) -> None:
 @click.option("--config-name", metavar="NAME", help="Settings from NAME.yaml; what is written beside it goes before it.")
 @click.option("--config-dir", type=click.Path(path_type=Path), metavar="DIR", help="Where it lies; default $HYDRA_CONFIG_PATH.")
 @click.option("--allow-import", multiple=True, metavar="MODULE", help="Trust a module of your own that the settings name.")
-@click.option("--multirun", "-m", is_flag=True, help="Run every combination of values such as train.lr=1e-3,1e-2.")
+@click.option(
+    "--multirun", "-m", is_flag=True, help="Run every combination of values such as train.lr=1e-3,1e-2 (docs/sweeps.md)."
+)
 @click.option("--print-config", is_flag=True, help="Print the resolved settings as YAML, and do nothing.")
 @click.option("--print-blueprint", is_flag=True, help="Print a commented file of all settings of the given sections.")
 @click.pass_context
@@ -158,27 +163,38 @@ def train(
             return None
         overrides, sections = split_words(words)
         written = parse_sections(sections)
-        jobs_to_run = sweep(overrides) if multirun else [overrides]
-        trees = [merged(read_tree_of(config_name, config_dir, chosen), written) for chosen in jobs_to_run]
-        if not print_blueprint:
-            resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
-        done = []
-        for index, tree in enumerate(trees):
-            if print_blueprint:
+        overrides, of_hydra = split_launcher(overrides)
+        if of_hydra and not multirun:
+            raise ConfigError(f"{of_hydra[0]}: is for the runs of a sweep; add -m, or take it out")
+        combinations = sweep(overrides) if multirun else [overrides]
+        trees = [merged(read_tree_of(config_name, config_dir, chosen), written) for chosen in combinations]
+        if print_blueprint:
+            for tree in trees:
                 click.echo(
                     blueprint(tree or {"model": {"type": "ptf"}}, "All settings of a run (qsr train --config-name)."), nl=False
                 )
-            elif print_config:
-                shown = {name: section for name, section in resolved[index].tree().items() if name != "objective"}
+            return None
+        resolved = [RunSettings.from_tree(tree, preset) for tree in trees]  # all, before the first one starts
+        launcher = read_launcher(of_hydra, str(resolved[0].train.dir) if resolved[0].train.writes else None)
+        if print_config:
+            for settings in resolved:
+                shown = {name: section for name, section in settings.tree().items() if name != "objective"}
                 click.echo(as_yaml(shown), nl=False)
-            else:
-                with interruptible(), terminal() as bar:
-                    run = jobs.train(**tree, preset=preset, resume_auto=auto, progress=bar)
-                finish(run)
-                done.append(f"{run.path}  {' '.join(jobs_to_run[index])}")
-        if multirun and done:
-            click.echo("\n".join(["runs of the sweep:", *done]))
+        elif multirun:
+            chosen = zip(combinations, trees, strict=True)
+            runs = [SweepRun(words, tree, preset, allow_import, auto) for words, tree in chosen]
+            run_sweep(runs, launcher, in_this_process, saved)
+        else:
+            with interruptible(), terminal() as bar:
+                run = jobs.train(**trees[0], preset=preset, resume_auto=auto, progress=bar)
+            finish(run)
     return None
+
+
+def in_this_process(run: SweepRun) -> Outcome:
+    """A run of a sweep, as a single one looks in the terminal."""
+    with terminal() as bar:
+        return attempt(lambda callbacks: finish(run.start(callbacks, bar)), Watch())
 
 
 @section_command(
@@ -336,10 +352,14 @@ def interruptible() -> Iterator[None]:
     except Interrupted as stop:
         if not Processes.expected().first:
             raise
-        saved = "nothing was saved (dir=<NONE>)"
-        if stop.directory is not None:
-            settings = stop.directory.read_settings()
-            more = allowing(settings) if settings.on_data else ""
-            saved = f"everything is saved; resume with: qsr train --resume {stop.directory.path}{more}"
-        click.echo(f"{stop.cause}: {saved}", err=True)
+        click.echo(f"{stop.cause}: {saved(stop.directory)}", err=True)
         raise
+
+
+def saved(directory: RunDirectory | None) -> str:
+    """What there is of a run that a signal ended."""
+    if directory is None:
+        return "nothing was saved (dir=<NONE>)"
+    settings = directory.read_settings()
+    more = allowing(settings) if settings.on_data else ""
+    return f"everything is saved; resume with: qsr train --resume {directory.path}{more}"

@@ -31,8 +31,9 @@ DIRECTORY_VARIABLES = ("QSR_CONFIG_PATH", "HYDRA_CONFIG_PATH")  # the first that
 
 
 def is_override(word: str) -> bool:
-    """Whether a word of the command line is an override: `a.b=1`, `+a=1`, `~a`; without a dot it is a section's setting."""
-    return word.startswith(("+", "~")) or "." in word.partition("=")[0]
+    """Whether a word of the command line is an override: `a.b=1`, `+a=1`, `~a`, `hydra/launcher=joblib`; a section's setting has
+    neither dot nor slash."""
+    return word.startswith(("+", "~", "hydra/")) or "." in word.partition("=")[0]
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -146,7 +146,8 @@ class Processes:
         """
         if self.size == 1:
             return
-        words = [tensor.detach().contiguous().view(torch.uint8).flatten() for tensor in model.state_dict().values()]
+        # Flat first: a single number has no bytes to look at.
+        words = [tensor.detach().flatten().view(torch.uint8) for tensor in model.state_dict().values()]
         total = int(sum((part.long() * (1 + torch.arange(len(part), device=part.device) % 8191)).sum() for part in words))
         largest, least = self.largest(total, -total)
         if largest != -least:

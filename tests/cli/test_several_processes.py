@@ -1,5 +1,6 @@
 """`qsr train` in the processes of torchrun: one run directory, the numbers of one process, and what a lost process does."""
 
+import resource
 import signal
 import time
 from pathlib import Path
@@ -72,6 +73,28 @@ def test_all_stop_after_the_same_step_when_torchrun_is_told_to(tmp_path: Path) -
         _, errors = resumed.communicate(timeout=200)
     assert resumed.returncode == 0, errors
     check_same(RunDirectory(path), undisturbed(tmp_path / "alone"))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_all_with_one_line(tmp_path: Path) -> None:
+    """The first process alone writes, and fails in the middle of a step while the other one waits for it."""
+    words = WORDS.replace("every_n_steps=10", "every_n_steps=1000000").replace(f"steps={STEPS}", "steps=100000")
+    with torchrun("qsr", *f"{words}{tmp_path}".split()) as started:
+        resource.prlimit(started.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of a file; its processes inherit it
+        _, errors = started.communicate(timeout=200)
+    assert started.returncode == 1
+    (said,) = (line for line in errors.splitlines() if line.startswith("Error: "))
+    assert "history.journal" in said
+    assert RunDirectory(tmp_path / RUN / "0").latest_checkpoint() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failure_of_one_process_ends_all(rank: int) -> None:
+    with torchrun("tests.training.failing_runs", str(rank)) as started:
+        output, errors = started.communicate(timeout=200)
+    assert started.returncode == 1
+    assert sorted(output.split()) == sorted([f"{rank}:RunFailed", f"{1 - rank}:ProcessLost"]), errors
 
 
 @pytest.mark.parametrize(

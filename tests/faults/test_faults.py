@@ -224,3 +224,15 @@ def test_runs_on_data_have_limits_of_time_and_are_found_again(words: str, tmp_pa
     first, second = (RunDirectory(path).read_weights() for path in (cut, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert same_history(RunDirectory(cut).history, RunDirectory(whole).history)
+
+
+@pytest.mark.parametrize("launcher", ["", "hydra/launcher=joblib hydra.launcher.n_jobs=2"])
+def test_a_sweep_that_is_out_of_time_goes_on_where_each_run_was(launcher: str, tmp_path: Path) -> None:
+    words = "--rnn patch=1 Nh=4 --rydberg Lx=2 Ly=2 --train K=16 steps=2 max_time=0.001s"
+    command = f"train -m train.seed=0,1 {launcher} --resume auto {words}".split()
+    first, second = (run_qsr(*command, cwd=tmp_path) for _ in range(2))
+    assert first.returncode == 75 and first.stdout.count("  stopped") == 2, first.stderr
+    assert second.returncode == 0 and "stopped" not in second.stdout, second.stderr
+    runs = sorted(file.parent for file in tmp_path.glob("runs/**/settings.json"))
+    assert [RunDirectory(path).history.length("steps") for path in runs] == [2, 2]
+    assert sorted(RunDirectory(path).read_settings().train.seed for path in runs) == [0, 1]

@@ -35,6 +35,10 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": SPRING,
     },
     "RNN, MinSR": {"hamiltonian": qsr.TFIM(Lx=2, Ly=3), "model": qsr.RNN(patch=1, Nh=8), "optimizer": {"name": "minsr"}},
+    "PTF with a quantum embedding, Adam": {  # one of its weights is a single number
+        "hamiltonian": qsr.Rydberg(Lx=2, Ly=2),
+        "model": qsr.PTF(patch="2x1", Nh=8, nhead=2, embedding={"type": "qembed_tokens"}),
+    },
     "PTF of a range, SPRING": {
         "hamiltonian": qsr.Rydberg(Lx=2, Ly=2, delta="0:2"),
         "model": qsr.PTF(patch=1, Nh=8, nhead=2),
