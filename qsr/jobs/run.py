@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,12 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
 
 
 def open_sampler(
-    run: str | Path | Run, command: str, device: str = "auto", hamiltonian: Section = None, symmetry: str | None = None
+    run: str | Path | Run,
+    command: str,
+    device: str = "auto",
+    hamiltonian: Section = None,
+    symmetry: str | None = None,
+    precision: str | None = None,
 ) -> Run:
     """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
 
@@ -90,12 +96,15 @@ def open_sampler(
         hamiltonian: which one, for a run over ranges; see `at_point`.
         symmetry: of the problem, over which p is averaged (see `qsr.symmetries.site_permutations`); default: as in training.
 
+        precision: float64 for the same weights in float64; default: as `reporting_precision` says.
     Raises:
         ConfigError: for the run of a model on data, for a device that this machine does not have, for whatever `load_model`
-            and `at_point` refuse, and for a symmetry that the problem does not have, or of a run that was trained with another.
+            and `at_point` refuse, for a symmetry that the problem does not have, or of a run that was trained with another,
+            and for another precision.
     """
     opened = open_any_sampler(run, command, device)
     single = Run(opened.path, *at_point(opened.settings, opened.model, hamiltonian, command))
+    opened = opened if precision is None else _in_float64(opened, precision)
     return single if symmetry is None else _symmetrized(single, symmetry)
 
 
@@ -110,6 +119,14 @@ def open_any_sampler(run: str | Path | Run, command: str, device: str = "auto") 
 
 
 def symmetry_line(run: Run) -> str:
+def _in_float64(run: Run, precision: str) -> Run:
+    """The run with its weights in float64; the model of the run given is left as it is."""
+    if precision != "float64":
+        raise ConfigError(f"precision={precision}: must be float64 (without it: what the run is reported in)")
+    settings = replace(run.settings, train=run.settings.train.updated({"precision": precision}))
+    return Run(run.path, settings, deepcopy(run.model).double())
+
+
     """'point, 8 images', for tables; empty for a sampler without a symmetry."""
     symmetry = run.settings.model.symmetry
     return "" if symmetry == "none" else f"{symmetry}, {run.model.order} images"
