@@ -163,8 +163,15 @@ class RunDirectory:
             if {name: value for name, value in read_tree(file).items() if name != "versions"} != tree:
                 raise ConfigError(f"{file}: exists and holds other settings; a run keeps those that it was started with")
             return
-        versions = {"qsr": _version("qsr"), "torch": torch.__version__, "python": platform.python_version()}
+        versions = {"qsr": _version("qsr"), "python": platform.python_version(), **_conditions()}
         write_atomically(file, json.dumps({**tree, "versions": versions}, indent=2) + "\n")
+
+    def changed_conditions(self) -> list[str]:
+        """What rounding depends on and is no longer as it was when the run was started, such as 'threads=2 (before: 1)'."""
+        before = read_tree(self.path / SETTINGS_FILE).get("versions")
+        if not isinstance(before, dict):
+            return []
+        return [f"{name}={now} (before: {before[name]})" for name, now in _conditions().items() if before.get(name, now) != now]
 
     def read_settings(self) -> RunSettings:
         """The settings of the run.
@@ -344,6 +351,11 @@ def _made(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _conditions() -> dict[str, Any]:
+    """With the same ones a run repeats bit for bit on the CPU of a machine."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
 def _version(package: str) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
+from qsr.training.determinism import deterministic_operations
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.precision import computing_in
 from qsr.training.protocols import Callback, EpochObjective, Metrics, Objective, RunFailed, UpdateRule
@@ -96,10 +97,12 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
-            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place.
+            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; also see
+                `deterministic_operations`.
         """
-        computing = computing_in(self.settings.train.precision, self.model)
-        with forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
+        train = self.settings.train
+        computing, operations = computing_in(train.precision, self.model), deterministic_operations(train.deterministic)
+        with operations, forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()
