@@ -171,7 +171,9 @@ class RunDirectory:
         before = read_tree(self.path / SETTINGS_FILE).get("versions")
         if not isinstance(before, dict):
             return []
-        return [f"{name}={now} (before: {before[name]})" for name, now in _conditions().items() if before.get(name, now) != now]
+        # A stranger may have written what was before: it is shown without control characters, and not at any length.
+        changed = {name: now for name, now in _conditions().items() if before.get(name, now) != now}
+        return [f"{name}={now} (before: {before[name]!r:.40})" for name, now in changed.items()]
 
     def read_settings(self) -> RunSettings:
         """The settings of the run.

@@ -202,7 +202,7 @@ def test_a_resumed_run_says_that_the_number_of_threads_has_changed(kind: str, tm
     settings["versions"] |= {"threads": now + 1, "torch": "1.0"}
     file.write_text(json.dumps(settings))
     qsr.resume(path, data=data)
-    changes = f"torch={torch.__version__} (before: 1.0), threads={now} (before: {now + 1})"
+    changes = f"torch={torch.__version__} (before: '1.0'), threads={now} (before: {now + 1})"
     assert f"{changes}: the rest is not bit for bit what it would have been\n" in log.read_text()
 
 
