@@ -248,6 +248,9 @@ with_symmetry = click.option(
     type=click.Choice(SYMMETRIES[1:]),
     help="Average the probabilities of a run that was trained without over images of the lattice: as many times the cost.",
 )
+with_precision = click.option(
+    "--precision", type=click.Choice(["float64"]), help="Compute in float64 (default: in float32, or as trained if that is more)."
+)
 
 
 @click.command(cls=PointCommand, short_help="Samples, energy and observables of a trained model.")
@@ -255,6 +258,7 @@ with_symmetry = click.option(
 @click.argument("samples", type=int, default=4096)
 @click.argument("batch", type=int, default=256)
 @with_symmetry
+@with_precision
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -271,6 +275,7 @@ def load(
     samples: int,
     batch: int,
     symmetry: str | None,
+    precision: str | None,
     seed: int,
     device: str,
     output: Path | None,
@@ -292,8 +297,9 @@ def load(
         stored = read_run(run)
         if chosen is not None:
             jobs.refuse_on_data(stored.settings, "--rydberg")
-        if symmetry is not None and (data is not None or stored.settings.on_data):
-            raise ConfigError(f"--symmetry {symmetry}: is for the samples of a sampler, not for predictions from data")
+        for option, value in (("symmetry", symmetry), ("precision", precision)):
+            if value is not None and (data is not None or stored.settings.on_data):
+                raise ConfigError(f"--{option} {value}: is for the samples of a sampler, not for predictions from data")
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
             click.echo("\n".join([*report.lines(), f"written: {output or run}/{', '.join(report.files)}"]))
@@ -310,6 +316,7 @@ def load(
             batch,
             hamiltonian=chosen,
             symmetry=symmetry,
+            precision=precision,
             seed=seed,
             device=device,
             output=output,

@@ -9,7 +9,7 @@ import click
 from qsr import jobs
 from qsr.jobs.observe import DATA_FILE, PICTURE_FILE
 
-from .commands import terminal, with_symmetry
+from .commands import terminal, with_precision, with_symmetry
 from .points import PointCommand, parsed_point, point_option
 
 
@@ -24,6 +24,7 @@ from .points import PointCommand, parsed_point, point_option
 )
 @point_option("Which point of a run over ranges.")
 @with_symmetry
+@with_precision
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Where the results go; default RUN.")
@@ -36,6 +37,7 @@ def observe(
     fidelity: Path | None,
     point: tuple[str, ...],
     symmetry: str | None,
+    precision: str | None,
     seed: int,
     device: str,
     output: Path | None,
@@ -56,6 +58,7 @@ def observe(
             fidelity=fidelity,
             hamiltonian=parsed_point(point),
             symmetry=symmetry,
+            precision=precision,
             seed=seed,
             device=device,
             output=output,

@@ -10,7 +10,7 @@ from typing import Any
 
 from qsr.hparams import ConfigError, RunSettings, hparams_class
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.run import Run, Section, check_writable, given_sections, path_of
+from qsr.jobs.run import Run, Section, check_writable, given_sections, path_of, warn_of_changes
 from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
@@ -130,6 +130,7 @@ def _run(started: StartedFit, directory: RunDirectory | None, progress: bool, re
     with logged(directory), matmul_precision(settings.model.matmul_precision):
         if resume:
             trainer.resume()
+            warn_of_changes(directory)
             logger.info("resuming %s at step %d of %d", directory.path if directory else "", trainer.step, trainer.steps)
         else:
             trainer.checkpoint()

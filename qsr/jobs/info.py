@@ -32,7 +32,7 @@ class RunInfo:
         done, total: steps of a sampler, epochs of a model on data.
         state: finished, being written, or interrupted.
         last: the last metrics, by name; of a sampler the mean energy per site over the last tenth of the steps.
-        versions: of the packages that it was made with.
+        versions: of the packages that it was made with, and the number of threads.
         size: of all files, in bytes.
         following: commands that make sense now.
     """
@@ -147,7 +147,8 @@ def _last_metrics(history: dict[str, Any]) -> dict[str, str]:
 
 def _versions(path: Path) -> dict[str, str]:
     file = path / SETTINGS_FILE
-    return dict(read_tree(file).get("versions", {})) if file.is_file() else {}
+    found = read_tree(file).get("versions", {}) if file.is_file() else {}
+    return {name: str(version) for name, version in found.items()}
 
 
 def _locked(path: Path) -> bool:

@@ -82,6 +82,7 @@ def evaluate(
     *,
     hamiltonian: Section = None,
     symmetry: str | None = None,
+    precision: str | None = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -90,7 +91,7 @@ def evaluate(
 ) -> Evaluation:
     """Draw independent samples of a trained model and average local energies (exact flips) and observables.
 
-    In float32, also for a run that was trained in less; in float64 for one that was trained in that.
+    In float32, also for a run that was trained in less; in float64 for one that was trained in that, or on request.
 
     Args:
         run: a run directory of qsr or of NN-QSR, or the result of a training job.
@@ -98,6 +99,8 @@ def evaluate(
         hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
         symmetry: reflections, point, translations or all: average p over it, for a run that was trained without. The energy
             of a positive psi never rises by it; it costs as many times more as the group has elements.
+        precision: float64, or None for that of the run. On a CPU the samples of a seed are the same in both, but for draws
+            that fall between two roundings.
         seed: of the draws, independent of those of training.
         device: auto, cpu, cuda or cuda:N, wherever the run was trained; the model of a `Run` stays where it is.
         output: directory for `evaluation.txt` and `samples.h5`; default the run's own.
@@ -106,10 +109,11 @@ def evaluate(
 
     Raises:
         ConfigError: for numbers below 2 samples or 1 per batch, for a device that this machine does not have, for a run over
-            ranges without a point in them, for a symmetry that the problem does not have, and for whatever `load_model` refuses.
+            ranges without a point in them, for a symmetry that the problem does not have, for another precision, and for
+            whatever `load_model` refuses.
     """
     starts = batches(num_samples, batch_size)
-    opened = open_sampler(run, "evaluate", device, hamiltonian, symmetry)
+    opened = open_sampler(run, "evaluate", device, hamiltonian, symmetry, precision)
     settings, model = opened.settings, opened.model
     target = results_folder(opened, output) if write else None
 

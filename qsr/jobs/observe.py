@@ -96,6 +96,7 @@ def observe(
     fidelity: str | Path | Run | None = None,
     hamiltonian: Section = None,
     symmetry: str | None = None,
+    precision: str | None = None,
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
@@ -115,6 +116,7 @@ def observe(
         fidelity: another run on the same lattice, of which as many samples are drawn.
         hamiltonian: of a run over ranges, which one: {"delta": 1.3}.
         symmetry: over which p is averaged, as for `evaluate`; not that of the other run.
+        precision: as for `evaluate`; also of the other run.
         seed: of the draws, independent of those of training and of `evaluate`.
         device: auto, cpu, cuda or cuda:N, for runs that are read.
         output: directory for `observables.h5` and `observables.png`; default the run's own.
@@ -128,12 +130,16 @@ def observe(
     starts = batches(num_samples, batch_size)
     if regions and (batch_size < 2 or num_samples < 4):
         raise ConfigError(f"SAMPLES={num_samples} BATCH={batch_size}: an entropy needs at least 4 samples and 2 per batch")
-    opened = open_sampler(run, "observe", device, hamiltonian, symmetry)
+    opened = open_sampler(run, "observe", device, hamiltonian, symmetry, precision)
     settings, model = opened.settings, opened.model
     lattice = settings.hamiltonian.lattice()
     named = _named_momenta(lattice, momenta)
     sites = {region: lattice.region(region) for region in regions}
-    other = None if fidelity is None else _comparable(open_sampler(fidelity, "observe", device), settings.hamiltonian)
+    other = (
+        None
+        if fidelity is None
+        else _comparable(open_sampler(fidelity, "observe", device, precision=precision), settings.hamiltonian)
+    )
     target = results_folder(opened, output) if write else None
 
     keep_freed_memory()

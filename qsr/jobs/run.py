@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from qsr.training import (
     check_natural_gradient,
     update_rule,
 )
+from qsr.training.determinism import prepare_determinism
 from qsr.training.device import find_device
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.loggers import LoggerCallback, metric_logger
@@ -82,19 +84,27 @@ def refuse_on_data(settings: RunSettings, command: str) -> None:
 
 
 def open_sampler(
-    run: str | Path | Run, command: str, device: str = "auto", hamiltonian: Section = None, symmetry: str | None = None
+    run: str | Path | Run,
+    command: str,
+    device: str = "auto",
+    hamiltonian: Section = None,
+    symmetry: str | None = None,
+    precision: str | None = None,
 ) -> Run:
     """A trained sampler with its settings, from its directory (onto `device`) or as a training job returned it.
 
     Args:
         hamiltonian: which one, for a run over ranges; see `at_point`.
         symmetry: of the problem, over which p is averaged (see `qsr.symmetries.site_permutations`); default: as in training.
+        precision: float64 for the same weights in float64; default: as `reporting_precision` says.
 
     Raises:
         ConfigError: for the run of a model on data, for a device that this machine does not have, for whatever `load_model`
-            and `at_point` refuse, and for a symmetry that the problem does not have, or of a run that was trained with another.
+            and `at_point` refuse, for a symmetry that the problem does not have, or of a run that was trained with another,
+            and for another precision.
     """
     opened = open_any_sampler(run, command, device)
+    opened = opened if precision is None else _in_float64(opened, precision)
     single = Run(opened.path, *at_point(opened.settings, opened.model, hamiltonian, command))
     return single if symmetry is None else _symmetrized(single, symmetry)
 
@@ -107,6 +117,14 @@ def open_any_sampler(run: str | Path | Run, command: str, device: str = "auto") 
     stored = read_run(run)
     refuse_on_data(stored.settings, command)
     return Run(stored.path, stored.settings, restore_model(stored, find_device(device, "device")))
+
+
+def _in_float64(run: Run, precision: str) -> Run:
+    """The run with its weights in float64; the model of the run given is left as it is."""
+    if precision != "float64":
+        raise ConfigError(f"precision={precision}: must be float64 (without it: what the run is reported in)")
+    settings = replace(run.settings, train=run.settings.train.updated({"precision": precision}))
+    return Run(run.path, settings, deepcopy(run.model).double())
 
 
 def symmetry_line(run: Run) -> str:
@@ -186,6 +204,7 @@ def build_model(settings: RunSettings) -> Sampler:
         ConfigError: for a device that this machine does not have.
     """
     device = find_device(settings.train.device)
+    prepare_determinism(settings.train.deterministic, device)
     # Only generators of the CPU: weights are drawn there, and do not depend on where the run computes.
     with forked_generators(seed=derived_seed(settings.train.seed, "init")):
         model: Sampler = settings.new_model()
@@ -260,6 +279,7 @@ def _run_stage(
     with logged(directory):
         if resume:
             trainer.resume()
+            warn_of_changes(directory)
             logger.info("resuming %s at step %d of %d", directory.path if directory else "", trainer.step, trainer.steps)
         elif stage.index == 0:
             # The first checkpoint comes before settings.json: whoever finds settings.json can resume.
@@ -283,6 +303,12 @@ def _run_stage(
             number = f"stage {stage.index + 1} of {len(settings.train.stages())}"
             logger.info("%s: %dx%d, steps %d to %d", number, *stage.shape, stage.first, stage.end)
         trainer.fit()
+
+
+def warn_of_changes(directory: RunDirectory | None) -> None:
+    """Say if a resumed run goes on with what a bit for bit repetition does not allow to change."""
+    if directory is not None and (changes := directory.changed_conditions()):
+        logger.warning("%s: the rest is not bit for bit what it would have been", ", ".join(changes))
 
 
 def log_baseline(settings: RunSettings) -> None:

@@ -33,9 +33,10 @@ class MeanContext(nn.Module):
         # Tokens and their number in one sum: the last column counts.
         columns = torch.cat([embeddings, mask[..., None].to(embeddings.dtype)], dim=-1)
         before = nn.functional.pad(columns.cumsum(dim=1), (0, 0, 1, 0))  # (B, L + 1, D + 1) sums over the tokens before each
-        total = before[:, here] - before[:, first]
+        # Not before[:, first]: its gradient, sums at equal indices, depends on the order of threads.
+        total = before[:, :-1] - before.index_select(1, first)
         if not self.causal:
-            total = total + before[:, last] - before[:, here + 1]
+            total = total + before.index_select(1, last) - before[:, 1:]
         # Differences of sums leave rounding errors where nothing was added.
         seen = total[..., -1:].detach().round()
         return torch.where(seen > 0, total[..., :-1] / seen.clamp_min(1), 0.0)

@@ -174,8 +174,17 @@ class RunDirectory:
             if without_versions(read_tree(file)) != tree:
                 raise ConfigError(f"{file}: exists and holds other settings; a run keeps those that it was started with")
             return
-        versions = {"qsr": _version("qsr"), "torch": torch.__version__, "python": platform.python_version()}
+        versions = {"qsr": _version("qsr"), "python": platform.python_version(), **_conditions()}
         write_atomically(file, json.dumps({**tree, "versions": versions}, indent=2) + "\n")
+
+    def changed_conditions(self) -> list[str]:
+        """What rounding depends on and is no longer as it was when the run was started, such as 'threads=2 (before: 1)'."""
+        before = read_tree(self.path / SETTINGS_FILE).get("versions")
+        if not isinstance(before, dict):
+            return []
+        # A stranger may have written what was before: it is shown without control characters, and not at any length.
+        changed = {name: now for name, now in _conditions().items() if before.get(name, now) != now}
+        return [f"{name}={now} (before: {before[name]!r:.40})" for name, now in changed.items()]
 
     def read_settings(self) -> RunSettings:
         """The settings of the run.
@@ -355,6 +364,11 @@ def _made(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _conditions() -> dict[str, Any]:
+    """With the same ones a run repeats bit for bit on the CPU of a machine."""
+    return {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
 
 
 def _version(package: str) -> str:

@@ -13,6 +13,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.hparams.imports import dotted_name
 from qsr.training.callbacks import EpochMetrics, ProgressBar
 from qsr.training.data import DataLoaderHparams, PyTorchData
+from qsr.training.determinism import prepare_determinism
 from qsr.training.device import find_device
 from qsr.training.model import Model
 from qsr.training.protocols import Callback
@@ -84,7 +85,9 @@ def placed(model: Model[Any], settings: RunSettings) -> Model[Any]:
     model.thparams = settings.model
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"model: {dotted_name(type(model))} has no parameters to train")
-    return model.to(find_device(settings.train.device), getattr(torch, settings.train.number_format))
+    device = find_device(settings.train.device)
+    prepare_determinism(settings.train.deterministic, device)
+    return model.to(device, getattr(torch, settings.train.number_format))
 
 
 def check_monitors(settings: RunSettings, model: Model[Any], objective: Supervised) -> None:

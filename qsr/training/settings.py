@@ -96,6 +96,9 @@ class TrainHparams(Hparams):
     device: DeviceName = Hparam(
         "auto", help="where training computes: cpu, cuda, cuda:1, or auto (the first CUDA device, if there is one)"
     )
+    deterministic: bool = Hparam(
+        False, help="take only operations of torch that repeat bit for bit (docs/numerics.md); one that does not ends the run"
+    )
 
     @model_validator(mode="before")
     @classmethod

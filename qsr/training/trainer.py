@@ -18,6 +18,7 @@ from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.runs import RunDirectory
+from qsr.training.determinism import deterministic_operations
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.memory import is_out_of_memory, less_memory
 from qsr.training.precision import computing_in
@@ -118,12 +119,13 @@ class Trainer:
 
         Raises:
             Interrupted: after SIGINT, SIGTERM or SIGHUP, or when the time is up, with a checkpoint written.
-            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; and if the memory is
-                not there, however small the chunks.
+            RunFailed: if steps stay non-finite after three rewinds, with the last good weights in place; if the memory is not
+                there, however small the chunks; also see `deterministic_operations`.
             OSError: if the files of the run cannot be written.
         """
-        computing = computing_in(self.settings.train.precision, self.model)
-        with forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
+        train = self.settings.train
+        computing, operations = computing_in(train.precision, self.model), deterministic_operations(train.deterministic)
+        with operations, forked_generators(cuda_devices(self.model)), computing, _signals_noted() as noted:
             try:
                 if not self._good:
                     self.checkpoint()

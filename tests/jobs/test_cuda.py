@@ -1,5 +1,8 @@
 """What a CUDA device computes is what the CPU computes."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,9 @@ from sampler_cases import CASES, build
 import qsr
 from qsr.hparams import RunSettings
 from qsr.jobs.run import build_model
+from qsr.runs import RunDirectory
 from qsr.training import BatchKey, VariationalEnergy
+from qsr.training.determinism import WORKSPACE_VARIABLE, prepare_determinism
 from qsr.training.precision import computing_in
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -62,3 +67,22 @@ def test_a_run_and_its_evaluation_elsewhere(rule: str, precision: str, tmp_path:
     assert run.model.device.type == "cuda" and run.path is not None
     there, here = (qsr.evaluate(run.path, 512, 512, device=device).energy for device in ("cuda", "cpu"))
     assert abs(there.mean - here.mean) < 5 * (there.error**2 + here.error**2) ** 0.5
+
+
+def test_a_deterministic_run_repeats(tmp_path: Path) -> None:
+    """Processes of their own: CUDA reads CUBLAS_WORKSPACE_CONFIG when it starts."""
+    env = {name: value for name, value in os.environ.items() if name != WORKSPACE_VARIABLE}
+    words = "train --ptf patch=2x2 Nh=16 --rydberg Lx=8 Ly=8 --train K=256 steps=5 device=cuda deterministic=True"
+    for folder in ("one", "other"):
+        command = [sys.executable, "-m", "qsr", *words.split(), f"dir={tmp_path / folder}"]
+        subprocess.run(command, env=env, check=True, capture_output=True)
+    one, other = (RunDirectory(file.parent).read_weights() for file in sorted(tmp_path.rglob("settings.json")))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_determinism_comes_too_late_where_cuda_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WORKSPACE_VARIABLE, raising=False)
+    torch.zeros(1, device="cuda")
+    expected = rf"train\.deterministic=True: CUDA is in use already; export {WORKSPACE_VARIABLE}=:4096:8 before qsr is started"
+    with pytest.raises(qsr.ConfigError, match=expected):
+        prepare_determinism(True, torch.device("cuda"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qsr
-from benchmarks.memory import allowed, measured
+from benchmarks.memory import FLAT, LONG, allowed, measured, resident, slope
 from qsr.hparams import RunSettings
 from qsr.jobs.run import build_model
 from qsr.training import BatchKey, TeacherLikelihood, VariationalEnergy, update_rule
@@ -74,3 +74,15 @@ def test_the_process_stays_within_the_budget(rule: str) -> None:
 def test_the_test_of_the_budget_can_fail() -> None:
     case = {"side": 16, "budget": 4096, "rule": "Adam", "K": 512, "train": {"flips": 1, "window": 0}}
     assert measured(case)["peak"] > 1.5 * allowed(64)
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_process_stays_flat_over_many_steps() -> None:
+    """Bytes per step that `qsr train` holds, by least squares over the steps from 1000 to 5000; the first ones warm up."""
+    points = resident(LONG["PTF, Adam"], 5000)
+    assert [step for step, _ in points] == list(range(250, 5001, 250))
+    assert slope(points) < FLAT
+
+
+def test_a_leak_is_seen() -> None:
+    assert slope([(step, 10**8 + 2000 * step) for step in range(0, 5001, 250)]) == pytest.approx(2000)
