@@ -147,7 +147,8 @@ def _last_metrics(history: dict[str, Any]) -> dict[str, str]:
 
 def _versions(path: Path) -> dict[str, str]:
     file = path / SETTINGS_FILE
-    return dict(read_tree(file).get("versions", {})) if file.is_file() else {}
+    found = read_tree(file).get("versions", {}) if file.is_file() else {}
+    return {name: str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
 def _locked(path: Path) -> bool:

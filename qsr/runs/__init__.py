@@ -11,6 +11,7 @@ from qsr.runs.files import write_atomically as write_atomically
 from qsr.runs.history import History as History
 from qsr.runs.history import same_history as same_history
 from qsr.runs.load import StoredRun as StoredRun
+from qsr.runs.load import bounded_by as bounded_by
 from qsr.runs.load import fit_weights as fit_weights
 from qsr.runs.load import load_model as load_model
 from qsr.runs.load import read_run as read_run

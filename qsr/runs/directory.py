@@ -7,7 +7,6 @@ import json
 import logging
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
+from qsr.hparams.base import printable
 from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
-from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
-from qsr.runs.history import HISTORY_FILE, History
+from qsr.runs.files import check_own, reason, remove, remove_leftovers, replacing_directory, write_atomically
+from qsr.runs.history import HISTORY_FILE, JOURNAL_FILE, History
 from qsr.runs.tensors import read_tensors
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ STATE_FILE = "state.pt"
 LOCK_FILE = ".lock"
 KEPT_CHECKPOINTS = 2
 _STEP_FOLDER = re.compile(r"(?P<step>\d+)|\.(?P<previous>\d+)\.previous")  # the second: see `replacing_directory`
+_OF_CHECKPOINTS = re.compile(r"\d+|\.\d+\.(previous|[0-9a-f]+\.tmp)")  # all that is ever made there
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,15 @@ class RunDirectory:
         """Be the only writer; a crash releases it.
 
         Raises:
-            ConfigError: if another process (or another lock in this one) writes the run.
+            ConfigError: if another process (or another lock in this one) writes the run, and if what is written where it
+                stands is a link: what a run that is gone on with may change lies inside it.
         """
+        for name in (LOCK_FILE, LOG_FILE, JOURNAL_FILE):
+            check_own(self.path / name)
+        check_own(self.path / CHECKPOINTS, folder=True)
+        for name in (SETTINGS_FILE, WEIGHTS_FILE, HISTORY_FILE):
+            if (self.path / name).is_dir():
+                raise ConfigError(f"{self.path / name}: is a folder, expected a file")
         lock = FileLock(self.path / LOCK_FILE, timeout=0)
         try:
             lock.acquire()
@@ -196,7 +204,7 @@ class RunDirectory:
 
     def save_checkpoint(self, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step`, then remove all but the last two. Checkpoints of later steps are removed too:
-        they belong to a course of the run that was given up.
+        they belong to a course of the run that was given up. What is no checkpoint stays.
 
         Args:
             state: nested dicts, lists and tuples of numbers, text and tensors.
@@ -209,8 +217,8 @@ class RunDirectory:
         found = self._checkpoints()
         kept = [found[past] for past in sorted(found) if past <= step][-KEPT_CHECKPOINTS:]
         for entry in root.iterdir():
-            if entry not in kept:
-                shutil.rmtree(entry)
+            if entry not in kept and _OF_CHECKPOINTS.fullmatch(entry.name):
+                remove(entry)
 
     def latest_checkpoint(self, before: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that can be read (of a step before `before`, if given); None if the run has none yet.
@@ -257,8 +265,16 @@ class RunDirectory:
             handler = logging.FileHandler(self.path / LOG_FILE, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{self.path / LOG_FILE}: cannot be written ({reason(error)})") from None
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(PlainText("%(message)s"))
         return handler
+
+
+class PlainText(logging.Formatter):
+    """Messages as they are, without the control characters that files may have put into them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a line for each of its lines."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 def save_weights(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

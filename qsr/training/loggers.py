@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from qsr.hparams import ConfigError, Hparam, Hparams
+from qsr.hparams.bounded import MOST_DATA, read_text, reason
 from qsr.runs import RunDirectory, replacing
 from qsr.training.protocols import Callback, EpochObjective, Metrics
 from qsr.training.trainer import Trainer
@@ -18,6 +21,7 @@ from qsr.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 ROWS_KEPT = 100  # of a CSV file before they are written
+_STEP = re.compile(r"[0-9]{1,18}")
 FLUSH_SECONDS = 2  # until events are on disk, where `tensorboard` shows them; what a kill may lose
 
 
@@ -68,9 +72,7 @@ class CsvLogger:
         if path.exists():
             if not resume:
                 raise ConfigError(f"logger.save_dir={path.parent}: has the metrics.csv of another run; choose another directory")
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self.columns, self.rows = list(reader.fieldnames or ()), list(reader)
+            self.columns, self.rows = _csv_rows(path)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         while self.rows and int(self.rows[-1]["step"]) >= step:  # the run has gone back to a checkpoint
@@ -93,6 +95,23 @@ class CsvLogger:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a metrics.csv."""
+    try:
+        table = [row for row in csv.reader(io.StringIO(read_text(path, MOST_DATA), newline="")) if row]
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}: not a table of text ({error})") from None
+    if not table:
+        return [], []
+    columns = table[0]
+    rows = [dict(zip(columns, row, strict=False)) for row in table[1:] if len(row) == len(columns)]
+    if len(rows) < len(table) - 1 or not all(_STEP.fullmatch(row.get("step", "")) for row in rows):
+        raise ConfigError(f"{path}: no metrics of a run; expected a column of whole numbers 'step', and equally long rows")
+    return columns, rows
 
 
 class TensorBoardLogger:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import pickletools
 import random
+import re
 import struct
 import warnings
 import zipfile
@@ -25,6 +27,64 @@ TEXTS = (
     *("nan", "inf", "-inf", "1e400", "-1", "1e9", "9" * 5000, "0x10", "1:1", "2x2", "0x0", "99999x99999", "1000000x1", "none"),
     *("os.system", "builtins.eval", "!pyobject os.system", "${oc.env:HOME}", "${a}", "${.}", "${..x}", "%s", "{0}", "\x1b[31m"),
     *("rydberg", "tfim", "heisenberg", "pauli", "ptf", "rnn", "lptf", "hsm", "graph", "qembed", "model", "0:3", "1,2", "cuda:99"),
+)
+WORDS = (
+    *(
+        "rydberg",
+        "tfim",
+        "heisenberg",
+        "pauli",
+        "rnn",
+        "ptf",
+        "lptf",
+        "qembed",
+        "graph",
+        "hsm",
+        "energy",
+        "teacher",
+        "supervised",
+    ),
+    *(
+        "Adam",
+        "SGD",
+        "LBFGS",
+        "spring",
+        "minsr",
+        "Muon",
+        "OneCycleLR",
+        "CosineAnnealingLR",
+        "ReduceLROnPlateau",
+        "StepLR",
+        "none",
+    ),
+    *("auto", "exact", "cpu", "cuda", "mps", "float32", "float64", "bf16", "open", "periodic", "kagome", "triangular", "chain"),
+    *(
+        "csv",
+        "tensorboard",
+        "wandb",
+        "min",
+        "max",
+        "sinusoidal",
+        "learned",
+        "linear",
+        "point",
+        "all",
+        "translations",
+        "2x2",
+        "1x2",
+    ),
+    *(
+        "2x2:2,4x4:4",
+        "0:3",
+        "0.5:1:3",
+        "s.h5",
+        "table.csv",
+        "history.h5",
+        "settings.json",
+        "x{epoch:09999d}",
+        "$\\frac{",
+        "<script>",
+    ),
 )
 YAML_TOKENS = (
     *("&a ", "*a", "<<: *a", "!!python/object/apply:os.system [id]", "!pyobject os.system", "!!int ", "!!float ", "!!bool x"),
@@ -78,10 +138,11 @@ TEXT_TOKENS = ("\n", ",", ";", ":", "\t", '"', "#", "+", "-", "*", "(", ")", "["
 
 def mutated(kind: str, seeds: list[bytes], generator: random.Random) -> bytes:
     """A file made from one or two of the seeds."""
-    data = generator.choice(seeds)
+    # The first seeds are valid, and what is changed once in them comes farther than the whole pool, of which most is refused.
+    data = generator.choice(seeds[:4] if generator.random() < 0.5 else seeds)
     structural = STRUCTURAL.get(kind)
     for _ in range(generator.choice((1, 1, 1, 2, 3, 6))):
-        if structural is not None and generator.random() < 0.6:
+        if structural is not None and generator.random() < (0.9 if kind == "json" else 0.6):
             try:
                 data = structural(data, generator)
                 continue
@@ -134,8 +195,21 @@ def of_tokens(tokens: tuple[str, ...]) -> Callable[[bytes, random.Random], bytes
 
 
 def of_json(data: bytes, generator: random.Random) -> bytes:
-    """A value of the tree replaced, taken out, or put inside itself."""
-    return json.dumps(of_tree(json.loads(data), generator)).encode()
+    """A value of the tree replaced, taken out, or put inside itself; or what JSON can say and a tree cannot."""
+    text = json.dumps(of_tree(json.loads(data), generator))
+    change = generator.randrange(20)
+    if change == 0:  # names that stand twice
+        place = text.find("{", generator.randrange(len(text)))
+        return (
+            text[: place + 1] + f'"{generator.choice(TEXTS[8:])}": 1, "type": "rnn", "type": [], ' + text[place + 1 :]
+        ).encode()
+    if change == 1:
+        return text.encode(generator.choice(("utf-16", "utf-32", "utf-8-sig")))
+    if change == 2:
+        return text.replace(
+            " 1", generator.choice((" 1e999", " -0", " 1E-9999", " " + "1" * 5000, " 0x1", " 01", " NaN")), 1
+        ).encode()
+    return text.encode()
 
 
 def of_tree(tree: Any, generator: random.Random) -> Any:
@@ -150,8 +224,10 @@ def of_tree(tree: Any, generator: random.Random) -> Any:
     if not places:
         return value_of(generator)
     holder, key = generator.choice(places)
-    change = generator.randrange(8)
-    if change == 0:
+    change = generator.randrange(12)
+    if change >= 8 and (near := near_value(holder[key], generator)) is not None:
+        holder[key] = near
+    elif change == 0:
         del holder[key]
     elif change == 1 and isinstance(holder, dict):
         holder[generator.choice(TEXTS)] = holder.pop(key)
@@ -166,6 +242,17 @@ def of_tree(tree: Any, generator: random.Random) -> Any:
     else:
         holder[key] = value_of(generator)
     return tree
+
+
+def near_value(value: Any, generator: random.Random) -> Any:
+    """Another value of the same type, which may well be allowed there; None for others than numbers, text, true and false."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return generator.choice((value + 1, value - 1, 2 * value, 0, 1, 2, 3, 4, 16, 1000, 10**6, 2**31, 2**62))
+    if isinstance(value, float):
+        return generator.choice((-value, 0.0, 1e-30, 1e-3, 0.5, 1.0, 1e3, 1e30, 1e300, value * (1 + 1e-9)))
+    return generator.choice(WORDS) if isinstance(value, str) else None
 
 
 def value_of(generator: random.Random) -> Any:
@@ -218,7 +305,9 @@ def of_zip(data: bytes, generator: random.Random) -> bytes:
     number = generator.randrange(len(entries))
     name, content = entries[number]
     compression = zipfile.ZIP_STORED
-    change = generator.randrange(7)
+    change = generator.randrange(9)
+    if change >= 7:
+        return of_directory(data, generator)
     if change == 0:
         del entries[number]
     elif change == 1:
@@ -242,6 +331,22 @@ def of_zip(data: bytes, generator: random.Random) -> bytes:
     return stream.getvalue()
 
 
+def of_directory(data: bytes, generator: random.Random) -> bytes:
+    """Another number in the local header, the directory or the end of a zip: sizes, offsets, counts, flags, methods, sums."""
+    signature, widths = generator.choice(
+        (
+            (b"PK\x03\x04", ((4, 2), (6, 2), (8, 2), (14, 4), (18, 4), (22, 4), (26, 2), (28, 2))),
+            (b"PK\x01\x02", ((6, 2), (8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (38, 4), (42, 4))),
+            (b"PK\x05\x06", ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))),
+        )
+    )
+    places = [found.start() for found in re.finditer(re.escape(signature), data)]
+    place = generator.choice(places)
+    offset, width = generator.choice(widths)
+    number = generator.choice((*NUMBERS, *places)) % 256**width
+    return data[: place + offset] + number.to_bytes(width, "little") + data[place + offset + width :]
+
+
 def of_pickle(data: bytes, generator: random.Random) -> bytes:
     """Calls of other functions, numbers of other sizes, loops."""
     start = 2 if data[:1] == b"\x80" else 0
@@ -256,9 +361,24 @@ def of_pickle(data: bytes, generator: random.Random) -> bytes:
             b"]" * 3000 + b"a" * 2999 + b"0",
         )
     )
-    if generator.random() < 0.5:
+    change = generator.random()
+    if change < 0.3:
         return data[:start] + program + data[start:]
+    if change < 0.7:  # a value in the place of another: K one byte, J four, G a float, N None, \x88 true, ] and } empty
+        places = [place for opcode, _, place in pickletools.genops(data) if opcode.name in _VALUES and place is not None]
+        place = generator.choice(places)
+        end = next(after for _, _, after in pickletools.genops(data[place:]) if after)
+        value = generator.choice(
+            (b"K\x00", b"K\x07", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff", b"N", b"\x88", b"]", b"}", b")")
+        )
+        value = generator.choice(
+            (value, b"G\x7f\xf8" + bytes(6), b"G" + bytes(8), b"X\x01\x00\x00\x00a", b"\x8a\x09" + bytes(8) + b"\x01")
+        )
+        return data[:place] + value + data[place + end :]
     return of_bytes(data, generator, [data])
+
+
+_VALUES = ("BININT", "BININT1", "BININT2", "BINFLOAT", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_LIST", "EMPTY_DICT", "BINUNICODE")
 
 
 def of_hdf5(data: bytes, generator: random.Random) -> bytes:
@@ -276,8 +396,15 @@ def of_hdf5(data: bytes, generator: random.Random) -> bytes:
 
 
 def _change_hdf5(file: h5py.File, name: str, generator: random.Random) -> None:
-    change = generator.randrange(14)
+    change = generator.randrange(18)
     holder = file[name] if name in file and generator.random() < 0.5 else file
+    if change >= 14 and isinstance(file.get(name), h5py.Dataset) and file[name].dtype.kind in "iuf" and file[name].size:
+        values = np.array(file[name])  # the same shape and type, other numbers
+        with np.errstate(all="ignore"):
+            odd = generator.choice((np.nan, np.inf, -np.inf, 0, -1, 1, 1e308, -1e308, 5e-324, 2**62))
+            values.flat[:: generator.choice((1, 2, values.size))] = np.float64(odd).astype(values.dtype)
+        file[name][...] = values
+        return
     attribute = generator.choice([*holder.attrs, "schema", "format", "generation", "unit", "hamiltonian", "num_samples", "Lx"])
     if change >= 10:
         texts = [text.replace("\0", "").encode("utf-8", "replace").decode() for text in TEXTS]
