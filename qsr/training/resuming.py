@@ -19,7 +19,7 @@ NOT_OURS = (ConfigError, RunFailed, OSError, MemoryError, torch.OutOfMemoryError
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any], step: int, where: str) -> None:
-    """Whether a stored state has the form of the state of this run before its first step.
+    """Whether a stored state has the form of the state of this run as it is before it goes on.
 
     Args:
         own: that state.
@@ -59,8 +59,8 @@ def going_on(where: str) -> Iterator[None]:
 
 
 def _check_alike(found: Any, own: Any, where: str) -> None:
-    """What is None before the first step may be anything later, and mappings and lists that are empty may have been filled."""
-    if own is None:
+    """What is None may become anything, and the other way round but for numbers and text; lists grow."""
+    if own is None or (found is None and isinstance(own, (Tensor, Mapping, list, tuple))):
         return
     if isinstance(own, Tensor):
         if not isinstance(found, Tensor) or found.shape != own.shape or found.is_complex() != own.is_complex():
@@ -72,10 +72,10 @@ def _check_alike(found: Any, own: Any, where: str) -> None:
             if name in found:
                 _check_alike(found[name], value, f"{where}.{name}")
     elif isinstance(own, (list, tuple)):
-        if not isinstance(found, (list, tuple)) or (own and len(found) != len(own)):
+        if not isinstance(found, (list, tuple)) or (isinstance(own, tuple) and len(found) != len(own)):
             raise ConfigError(f"{where}: expected {len(own)} values, found {_kind(found)}")
-        for number, value in enumerate(own):
-            _check_alike(found[number], value, f"{where}[{number}]")
+        for number, (part, value) in enumerate(zip(found, own, strict=False)):
+            _check_alike(part, value, f"{where}[{number}]")
     elif isinstance(own, (bool, str)) or not isinstance(own, (int, float)):
         if type(found) is not type(own):
             raise ConfigError(f"{where}: expected a {type(own).__name__}, found {_kind(found)}")
