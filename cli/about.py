@@ -9,6 +9,8 @@ import click
 from qsr import jobs
 from qsr.hparams import imports_allowed
 
+from .showing import show
+
 _DEVICE = click.option(
     "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, or auto: the first CUDA device, if any."
 )
@@ -22,7 +24,7 @@ _BATCH = click.option("--batch", type=int, default=256, show_default=True, help=
 def info(run: Path, allow_import: tuple[str, ...]) -> None:
     """Problem, model, progress, last energy, versions and the next commands of RUN, without sampling."""
     with imports_allowed(allow_import):
-        click.echo("\n".join(jobs.info(run).lines()))
+        show(*jobs.info(run).lines())
 
 
 @click.command(short_help="Several samplers side by side.")
@@ -40,7 +42,7 @@ def compare(runs: tuple[Path, ...], samples: int, batch: int, seed: int, device:
     Example: qsr compare runs/rydberg/16-B=512-K=512/0 runs/rydberg/16-B=512-K=512/1
     """
     found = jobs.compare(runs, samples, batch, seed=seed, device=device, output=output)
-    click.echo("\n".join([*found.lines(), f"written: {output}"]))
+    show(*found.lines(), f"written: {output}")
 
 
 @click.command(short_help="A run as one HTML page.")
@@ -52,4 +54,4 @@ def compare(runs: tuple[Path, ...], samples: int, batch: int, seed: int, device:
 @click.option("--output", type=click.Path(path_type=Path), metavar="HTML", help="Where the page goes; default RUN/report.html.")
 def report(run: Path, samples: int, batch: int, seed: int, device: str, output: Path | None) -> None:
     """Settings, energies and observables with error bars, references and pictures of RUN, in one file to pass on."""
-    click.echo(f"written: {jobs.report(run, samples, batch, seed=seed, device=device, output=output)}")
+    show(f"written: {jobs.report(run, samples, batch, seed=seed, device=device, output=output)}")

@@ -18,12 +18,14 @@ from qsr.hparams.launchers import read_launcher, split_launcher
 from qsr.hparams.overrides import merged, read_tree_of, split_words, sweep
 from qsr.jobs.sweep import Outcome, SweepRun, Watch, attempt
 from qsr.runs import RunDirectory, read_run
+from qsr.runs.log import PlainText
 from qsr.symmetries import SYMMETRIES
 from qsr.training import Interrupted
 from qsr.training.distribution import Processes
 
 from .help import section_table, sections_overview
 from .points import PointCommand, parsed_point, point_option
+from .showing import show
 from .sweep import run_sweep
 
 # Section words are not click's options: they come through as they are, in their order.
@@ -72,7 +74,7 @@ def terminal() -> Iterator[bool]:
     first = Processes.expected().first
     bar = sys.stderr.isatty() and first
     handler = logging.StreamHandler(sys.stderr) if first else logging.NullHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PlainText("%(message)s"))
     handler.setLevel(logging.INFO)  # a run's file may have more
     if bar:  # the bar shows what these lines say
         handler.addFilter(lambda record: not record.name.endswith("callbacks") or record.levelno > logging.INFO)
@@ -109,11 +111,11 @@ def finish(run: jobs.Run) -> None:
         lines = [f"done: {run.path}", f"  {load_it}    metrics on the test data"]
         if jobs.predicts(run.settings):
             lines.append(f"  {load_it} --data FILE    predictions for new data")
-        click.echo("\n".join([*lines, f"  qsr plot {run.path}"]))
+        show(*lines, f"  qsr plot {run.path}")
     elif run.settings.hamiltonian.ranges:
-        click.echo(f"done: {run.path}\n  {jobs.suggested_scan(run.settings, run.path)}    energies and order over the ranges")
+        show(f"done: {run.path}", f"  {jobs.suggested_scan(run.settings, run.path)}    energies and order over the ranges")
     else:
-        click.echo(f"done: {run.path}\n  qsr load {run.path} 4096 256    energy, observables and samples\n  qsr plot {run.path}")
+        show(f"done: {run.path}", f"  qsr load {run.path} 4096 256    energy, observables and samples", f"  qsr plot {run.path}")
 
 
 @section_command(
@@ -302,12 +304,12 @@ def load(
                 raise ConfigError(f"--{option} {value}: is for the samples of a sampler, not for predictions from data")
         if data is not None:
             report = jobs.predict_table(stored, data, device=device, output=output, write=True)
-            click.echo("\n".join([*report.lines(), f"written: {output or run}/{', '.join(report.files)}"]))
+            show(*report.lines(), f"written: {output or run}/{', '.join(report.files)}")
             return
         if stored.settings.on_data:
             with terminal():
-                click.echo("\n".join(jobs.evaluate_on_data(stored, device=device, output=output, write=True).lines()))
-            click.echo(f"written: {output or run}/evaluation.txt")
+                show(*jobs.evaluate_on_data(stored, device=device, output=output, write=True).lines())
+            show(f"written: {output or run}/evaluation.txt")
             return
     with terminal() as bar:
         result = jobs.evaluate(
@@ -323,8 +325,7 @@ def load(
             write=True,
             progress=bar,
         )
-    click.echo("\n".join(result.lines()))
-    click.echo(f"written: {output or run}/samples.h5, evaluation.txt")
+    show(*result.lines(), f"written: {output or run}/samples.h5, evaluation.txt")
 
 
 @section_command("exact", "qsr exact --rydberg Lx=4 Ly=4", False, "Exact ground state of a small lattice (at most 20 sites).")
@@ -336,7 +337,7 @@ def exact(context: click.Context, words: tuple[str, ...], helped: bool) -> None:
     if set(tree) != {"hamiltonian"}:
         found = " ".join(word for word in words if word.startswith("--"))
         raise ConfigError(f"exact: expected one problem section such as --rydberg Lx=4 Ly=4, found {found}")
-    click.echo("\n".join(jobs.exact(tree["hamiltonian"]).lines()))
+    show(*jobs.exact(tree["hamiltonian"]).lines())
     return None
 
 
@@ -348,7 +349,7 @@ def plot(run: Path, output: Path | None) -> None:
 
     Of the run of a model on data: its metrics against epochs.
     """
-    click.echo(str(jobs.plot(run, output)))
+    show(str(jobs.plot(run, output)))
 
 
 @contextmanager
@@ -359,7 +360,7 @@ def interruptible() -> Iterator[None]:
     except Interrupted as stop:
         if not Processes.expected().first:
             raise
-        click.echo(f"{stop.cause}: {saved(stop.directory)}", err=True)
+        show(f"{stop.cause}: {saved(stop.directory)}", err=True)
         raise
 
 

@@ -10,6 +10,7 @@ from qsr.hparams import Hparams, imports_allowed
 
 from .commands import allowing, interruptible, terminal
 from .help import settings_table
+from .showing import show
 
 
 @click.group("graph", short_help="Networks on graphs of your own, from a YAML configuration.")
@@ -36,13 +37,13 @@ def train(config: Path, allow_import: tuple[str, ...]) -> None:
         for settings in configs:
             with interruptible(), terminal() as bar:
                 run = train_graphs(settings, progress=bar)
-            click.echo("\n".join(run.lines()))
+            show(*run.lines())
             load_it = f"  qsr load {run.path}{allowing(run.settings)}    metrics on the test data, or --data FILE"
-            saved = f"done: {run.path}\n{load_it}\n  qsr plot {run.path}"
-            click.echo("done (no output directory)" if run.path is None else saved)
+            saved = [f"done: {run.path}", load_it, f"  qsr plot {run.path}"]
+            show(*(["done (no output directory)"] if run.path is None else saved))
             done.append(run)
         if len(done) > 1:
-            click.echo("\n".join(["runs of the sweep:", *sweep_table(swept, done)]))
+            show("runs of the sweep:", *sweep_table(swept, done))
 
 
 @graph.command(short_help="What a configuration may hold.")

@@ -11,6 +11,7 @@ from qsr.hparams import imports_allowed
 from qsr.jobs.geometry import DATA_FILE, MOST_POINTS, PICTURE_FILE
 
 from .commands import terminal
+from .showing import show
 
 
 @click.group("hsm", short_help="More of a trained Hilbert-space model: its matrix geometry.")
@@ -39,5 +40,5 @@ def geometry(
     """
     with imports_allowed(allow_import), terminal():
         found = jobs.hsm_geometry(run, data, points=points, seed=seed, device=device, output=output, write=True)
-    click.echo("\n".join(found.lines()))
-    click.echo(f"written: {output or run}/{DATA_FILE}, {PICTURE_FILE}")
+    show(*found.lines())
+    show(f"written: {output or run}/{DATA_FILE}, {PICTURE_FILE}")

@@ -11,6 +11,7 @@ from qsr.jobs.observe import DATA_FILE, PICTURE_FILE
 
 from .commands import terminal, with_precision, with_symmetry
 from .points import PointCommand, parsed_point, point_option
+from .showing import show
 
 
 @click.command(cls=PointCommand, short_help="Structure factor, correlations, order, domains, entropies of a trained model.")
@@ -65,8 +66,8 @@ def observe(
             write=True,
             progress=bar,
         )
-    click.echo("\n".join(found.lines()))
-    click.echo(f"written: {output or run}/{DATA_FILE}, {PICTURE_FILE}")
+    show(*found.lines())
+    show(f"written: {output or run}/{DATA_FILE}, {PICTURE_FILE}")
 
 
 @click.command(short_help="The energy at zero variance, from several runs of one problem.")
@@ -83,6 +84,6 @@ def extrapolate(runs: tuple[Path, ...], samples: int, batch: int, seed: int, dev
     """
     with terminal() as bar:
         found = jobs.extrapolate(runs, samples, batch, seed=seed, device=device, picture=picture, progress=bar)
-    click.echo("\n".join(found.lines()))
+    show(*found.lines())
     if picture is not None:
-        click.echo(f"written: {picture}")
+        show(f"written: {picture}")

@@ -11,6 +11,7 @@ from qsr.hparams import parse_grid
 
 from .commands import terminal
 from .points import FLAG, PointCommand, point_option
+from .showing import show
 
 
 @click.command(cls=PointCommand, short_help="The phase diagram of a model that was trained over ranges.")
@@ -32,5 +33,5 @@ def scan(run: Path, samples: int, batch: int, point: tuple[str, ...], seed: int,
     grid = parse_grid([FLAG, *point])
     with terminal() as bar:
         found = jobs.scan(run, grid, samples, batch, seed=seed, device=device, output=output, write=True, progress=bar)
-    click.echo("\n".join(found.lines()))
-    click.echo(f"written: {output or run}/{', '.join(found.written)}")
+    show(*found.lines())
+    show(f"written: {output or run}/{', '.join(found.written)}")

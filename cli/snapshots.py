@@ -11,6 +11,7 @@ from qsr.hparams import parse_scan
 from qsr.jobs.snapshots import Shots
 
 from .commands import SECTION_WORDS, terminal
+from .showing import show
 
 
 @click.group("snapshots", short_help="Files of snapshots: drawn, imported, exported.")
@@ -37,7 +38,7 @@ def _make(context: click.Context, file: Path, words: tuple[str, ...], device: st
     states = parse_scan(words) if exact else words
     with terminal():
         report = jobs.make_snapshots(states, file, device=device, **settings)
-    click.echo("\n".join([*report.lines(), f"written: {file}, {len(report.snapshots.configs)} snapshots"]))
+    show(*report.lines(), f"written: {file}, {len(report.snapshots.configs)} snapshots")
 
 
 _OF_SHOTS = [
@@ -83,7 +84,7 @@ def import_(source: Path, file: Path, positions: Path | None, lattice: str | Non
     Example: qsr snapshots import counts.json measured.h5 --positions register.json --lattice 3x2
     """
     report = jobs.import_snapshots(source, file, positions=positions, lattice=lattice)
-    click.echo("\n".join([*report.lines(), f"written: {file}"]))
+    show(*report.lines(), f"written: {file}")
 
 
 @snapshots.command("export", short_help="Snapshots as arrays or a table.")
@@ -95,4 +96,4 @@ def export(file: Path, target: Path) -> None:
     Example: qsr snapshots export runs/rydberg/16-B=512-K=512/0/samples.h5 samples.npz
     """
     count = jobs.export_snapshots(file, target)
-    click.echo(f"written: {target}, {count} snapshots")
+    show(f"written: {target}, {count} snapshots")

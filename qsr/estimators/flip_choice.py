@@ -158,7 +158,8 @@ def _bulk_variance(values: Tensor) -> float:
     if values.is_complex():
         return _bulk_variance(values.real) + _bulk_variance(values.imag)
     quartiles = torch.quantile(values, torch.tensor([0.25, 0.75], dtype=values.dtype, device=values.device))
-    return min(float(quartiles[1] - quartiles[0]) / 1.349, float(values.std())) ** 2
+    spread = min(float(quartiles[1] - quartiles[0]) / 1.349, float(values.std()))
+    return spread * spread  # inf beyond the range of numbers, where a power would raise
 
 
 def _window_tokens(model: AutoregressiveSampler, window: Window, rest: int) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from qsr.hparams.base import ConfigError
-from qsr.hparams.bounded import MOST_TEXT, parse_json, read_bounded
+from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
 
 SCHEMA = "qsr-graphs/1"
 META_FILE = "meta.json"
@@ -65,7 +66,7 @@ class Chunks:
         self.folder, self.fingerprint = folder, fingerprint
         self.files = sorted(folder.glob("chunk-*.safetensors"))
         self._opened: dict[int, tuple[Any, list[dict[str, Any]]]] = {}
-        numbers = [self._chunk(chunk)[0].get_tensor("index").numpy() for chunk in range(len(self.files))]
+        numbers = [self._numbers(chunk) for chunk in range(len(self.files))]
         self.index = np.concatenate([np.empty(0, dtype=np.int64), *numbers])  # numbers of the samples
         self.ends = np.cumsum([len(part) for part in numbers], dtype=np.int64)
 
@@ -75,12 +76,13 @@ class Chunks:
         chunk = int(np.searchsorted(self.ends, number, side="right"))
         inside = number - (int(self.ends[chunk - 1]) if chunk else 0)
         file, described = self._chunk(chunk)
-        graph = described[inside]
-        values = {
-            name: graph["plain"][name] if name in graph["plain"] else file.get_tensor(f"{inside}/{name}")
-            for name in graph["names"]
-        }
-        return Data.from_dict(values)
+        with parsing(self.files[chunk], "damaged"):
+            graph = described[inside]
+            values = {
+                name: graph["plain"][name] if name in graph["plain"] else file.get_tensor(f"{inside}/{name}")
+                for name in graph["names"]
+            }
+            return Data.from_dict(values)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": {}}
@@ -89,9 +91,21 @@ class Chunks:
         if not self._opened and not is_current(self.folder, self.fingerprint):
             raise ConfigError(f"data.output: {self.folder} holds other graphs than when the data set was made; make it anew")
         if number not in self._opened:
-            file = safe_open(self.files[number], framework="pt")
-            self._opened[number] = file, json.loads(file.metadata()["graphs"])
+            path = self.files[number]
+            with parsing(path, "damaged"):
+                check_regular(path)
+                file = safe_open(path, framework="pt")
+                self._opened[number] = file, list(parse_json(file.metadata()["graphs"]))
         return self._opened[number]
+
+    def _numbers(self, chunk: int) -> NDArray[np.int64]:
+        """The numbers of the samples in a chunk."""
+        file, described = self._chunk(chunk)
+        with parsing(self.files[chunk], "damaged"):
+            found: NDArray[Any] = file.get_tensor("index").numpy()
+            if found.dtype != np.int64 or found.shape != (len(described),):
+                raise ValueError(f"{len(described)} graphs, and an index {found.dtype} {found.shape}")
+        return found
 
 
 def is_current(folder: Path, fingerprint: Mapping[str, Any]) -> bool:

@@ -163,7 +163,9 @@ class BestModel(Callback):
         return {"weights": self.weights, "epoch": self.epoch, "metrics": self.metrics}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weights, self.epoch, self.metrics = state["weights"], state["epoch"], state["metrics"]
+        metrics = state["metrics"]
+        self.metrics = None if metrics is None else {str(name): float(value) for name, value in metrics.items()}
+        self.weights, self.epoch = state["weights"], state["epoch"]
 
 
 class TrialReport(Callback):

@@ -25,7 +25,7 @@ from qsr.graph.snapshots import SnapshotReader
 from qsr.graph.splits import SPLIT, check_split
 from qsr.graph.stores import Stores, arrays_of, column, find_column, is_snapshots, sample_count, stamps
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.hparams.bounded import parsing
+from qsr.hparams.bounded import FREE_BYTES, check_inflated, parsing
 from qsr.runs import replacing_directory
 from qsr.runs.files import reason
 from qsr.training.random import derived_seed, forked_generators, generator_for, seed_global
@@ -174,6 +174,8 @@ class _Source:
         for found, file in zip(arrays, settings.files, strict=True):
             with parsing(file, "damaged"):
                 counts.append(sample_count(found, file))
+                if 8 * counts[-1] > FREE_BYTES:  # the order of the samples
+                    check_inflated(8 * counts[-1], sum(size for _, size, _ in stamps(file)), file)
         self.ends = np.cumsum(counts)
         if settings.reader is None:
             other = [file for file, found in zip(settings.files, arrays, strict=True) if not is_snapshots(found)]
@@ -198,7 +200,7 @@ class _Source:
             return self.reader(self.stores[file], inside, *self.dtypes, self.validate)
         except ConfigError:
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OSError) as error:
             said = f"{type(error).__name__}: {reason(error)}"
             raise ConfigError(f"{self.stores.files[file]}: sample {inside} cannot be read by data.reader: {said}") from error
 

@@ -35,7 +35,7 @@ class Graph(ModelHparams):
     task: Task = Hparam("classify", help="classify: labels, such as phases; regress: a parameter, such as delta")
     cutoff: float = Hparam(CUTOFF, ge=0, allow_inf_nan=False, help="sites up to this distance see each other (lattice constants)")
     power: float = Hparam(6.0, allow_inf_nan=False, help="of the distance, by which they count less")
-    num_layers: int = Hparam(3, ge=1, help="how often neighbours are summed")
+    num_layers: int = Hparam(3, ge=1, le=1000, help="how often neighbours are summed")
     width: int = Hparam(32, ge=1, help="features of a site")
     num_classes: int | None = Hparam(None, ge=2, help="task=classify: number of classes; filled in")
     mean: float = Hparam(0.0, allow_inf_nan=False, help="task=regress: what the network's outputs are counted from; filled in")

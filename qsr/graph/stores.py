@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from qsr.graph.zarr_files import check_zarr
 from qsr.hparams.base import ConfigError
 from qsr.hparams.bounded import parsing, reason
 from qsr.hparams.hdf5 import check_dataset, check_heaps, members
@@ -34,6 +35,8 @@ def open_store(path: str | Path) -> Any:
             from zarr.storage import LocalStore
         except ImportError:
             raise ConfigError(f"{path}: zarr stores need zarr: pip install 'qsr[graph]'") from None
+        with parsing(f"data.files: {path}", "damaged"):
+            check_zarr(file)
         return LocalStore(file, read_only=True)
     if file.is_file() and h5py.is_hdf5(file):
         try:
@@ -69,7 +72,8 @@ def arrays_of(store: Any) -> Any:
         return store
     import zarr
 
-    return once(store, "arrays", lambda: zarr.open_group(store, mode="r"))
+    with parsing(f"data.files: {name_of(store)}", "damaged"):
+        return once(store, "arrays", lambda: zarr.open_group(store, mode="r"))
 
 
 def once(store: Any, name: str, make: Callable[[], Any]) -> Any:
@@ -185,9 +189,10 @@ def column(arrays: Any, name: str, count: int, where: str) -> NDArray[Any]:
     if len(shape) != 1 or shape[0] < count:
         lacking = f", found {shape}" if shape else ""
         raise ConfigError(f"{where}: has no array '{name}' with a number for each of {count} samples{lacking}")
-    if isinstance(found, h5py.Dataset):
-        check_dataset(found, where)
-    return np.asarray(found[:count])
+    with parsing(where, "damaged"):
+        if isinstance(found, h5py.Dataset):
+            check_dataset(found, where)
+        return np.asarray(found[:count])
 
 
 def stamps(path: str | Path) -> list[tuple[str, int, int]]:

@@ -25,7 +25,7 @@ from qsr.graph.splits import SPLIT
 from qsr.hparams import ConfigError
 from qsr.hparams.sweeps import dotted, nodes
 from qsr.hparams.tags import dump_yaml
-from qsr.runs import RunDirectory, fit_weights, write_atomically
+from qsr.runs import RunDirectory, bounded_by, fit_weights, write_atomically
 from qsr.runs.directory import CHECKPOINTS
 from qsr.training import Callback, HistoryWriter, Interrupted, ProgressBar, ProgressLog, TorchUpdate
 from qsr.training import Trainer as OneTrainer
@@ -36,6 +36,7 @@ from qsr.training.logs import locked, logged
 from qsr.training.metric_table import MetricTable
 from qsr.training.protocols import Metrics
 from qsr.training.random import derived_seed, forked_generators
+from qsr.training.resuming import going_on
 from qsr.training.supervised import LoaderSource
 from qsr.training.trainer import cuda_devices
 
@@ -90,6 +91,7 @@ class Trainer:
         self.early_stopper = built_stopper(checked.early_stopping, self.validator)
         self.settings = run_settings(checked, self.validator)
         self.train_dataset = self.val_dataset = self.test_dataset = None
+        self._begun, self.directory = directory is not None, directory
         self.initialize_model()
         self._losses, self._best = EpochLosses(), BestModel(self._is_better)
         self._watchers: list[Callback] = [self._losses]
@@ -98,7 +100,6 @@ class Trainer:
         if self.early_stopper is not None:
             self._watchers.append(Stopping(self.early_stopper))
         self._watchers.append(self._best)
-        self._begun = directory is not None
         self.directory = directory or self._claimed()
 
     @classmethod
@@ -152,7 +153,8 @@ class Trainer:
 
     def initialize_model(self) -> nn.Module:
         """Make the model anew, with the first weights of the seed, and with it what trains it."""
-        with forked_generators(seed=derived_seed(self.seed, "init")):
+        bounded = bounded_by(self.directory if self._begun else None)
+        with forked_generators(seed=derived_seed(self.seed, "init")), bounded:
             network = built_network(self._config.model)
         learner = GraphLearner(self.settings.model, network, as_criterion(self.criterion, self), self.apply_model or apply_model)
         placed(learner, self.settings)
@@ -348,18 +350,19 @@ class Trainer:
         if missing:
             raise ConfigError(f"{where}: missing required keys: {', '.join(missing)}; not a checkpoint of this trainer")
         fit_weights(self._learner, weights, where)
-        self.optimizer.load_state_dict(state["update_rule"]["optimizer"])
-        if self.lr_scheduler is not None:
-            self.lr_scheduler.load_state_dict(state["update_rule"]["scheduler"])
-        for watcher, name in zip(self._watchers, names, strict=True):
-            watcher.load_state_dict(state["callbacks"][name])
-        self.epoch = state["epoch"]
+        with going_on(where):
+            self.optimizer.load_state_dict(state["update_rule"]["optimizer"])
+            if self.lr_scheduler is not None:
+                self.lr_scheduler.load_state_dict(state["update_rule"]["scheduler"])
+            for watcher, name in zip(self._watchers, names, strict=True):
+                watcher.load_state_dict(state["callbacks"][name])
+            self.epoch = int(state["epoch"])
 
     def _is_better(self, metrics: Metrics, best: Metrics | None) -> bool:
         if hasattr(self.early_stopper, "found_better_model"):
             return bool(self.early_stopper.found_better_model)
         loss = metrics.get("validation/loss", math.nan)
-        return not math.isnan(loss) and (best is None or loss < best["validation/loss"])
+        return not math.isnan(loss) and (best is None or loss < best.get("validation/loss", math.inf))
 
     # --- the run directory ------------------------------------------------------------------------------------------
 

@@ -10,13 +10,15 @@ from qsr.hparams import ConfigError
 from qsr.hparams.positions import MOST_SITES
 
 MOST_LETTERS = 2**28  # of all terms, those on no site included
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+# Digits belong together: where nothing fits behind a million of them, no shorter number is tried (that takes the square of it).
+_DIGITS = r"\d+(?!\d)"
+_NUMBER = rf"(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?"
 _BLANK = r"(?:[^\S\n]|\*)*"  # within a line; a product sign says nothing more
 _SIGNS = re.compile(r"\s*((?:[+-]\s*)*)")
 # A number that ends the line and has its sign at once belongs to what stands before it, where that has no number yet.
 _TERM = re.compile(
     rf"(?P<number>{_NUMBER}|\([^()\n]*\))?{_BLANK}"
-    rf"(?:\[(?P<bracket>[^][\n]*)\]|(?P<sites>[IXYZ]\d+(?:{_BLANK}[IXYZ]\d+)*)|(?P<string>[IXYZ]+))?"
+    rf"(?:\[(?P<bracket>[^][\n]*)\]|(?P<sites>[IXYZ]{_DIGITS}(?:{_BLANK}[IXYZ]{_DIGITS})*)|(?P<string>[IXYZ]+))?"
     rf"(?:(?(number)(?!)|){_BLANK}(?P<after>[+-]?{_NUMBER})(?=[^\S\n]*(?:\n|$)))?{_BLANK}"
 )
 _EXAMPLE = "write for example 0.5 X0 Z3 + 1.2 Y1 Y2, or XIZI 0.5 in a line each"
@@ -77,8 +79,7 @@ def _read(text: str, where: str) -> list[_Term]:
                 raise ConfigError(f"{where}: line {line}: a sign with no term after it")
             break
         term = _TERM.match(text, begin)
-        stop = text.find("\n", begin)
-        found = text[begin : min(begin + 200, stop if stop >= 0 else len(text))].strip()
+        found = text[begin : begin + 200].partition("\n")[0].strip()
         if term is None or not term[0] or (terms and not signs[1] and "\n" not in signs[0]):
             raise ConfigError(f"{where}: line {line}: {found!r} is not understood; {_EXAMPLE}")
         try:

@@ -33,9 +33,13 @@ class ConfigError(ValueError, RuntimeError):
         super().__init__(*(_one_line(part) if isinstance(part, str) else part for part in message))
 
 
+def printable(text: str) -> str:
+    """One line for a terminal: what files say may hold line ends and control characters, which become blanks."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
+
+
 def _one_line(text: str) -> str:
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else " " for char in text)
+    text = printable(text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-490:]}"
 
 
@@ -80,6 +84,12 @@ class Hparams(BaseModel, Mapping[str, Any]):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(explain(type(self), error)) from None
+        except TypeError:  # pydantic hands what stands in a section inside to its class, as keywords
+            for name, value in values.items():
+                odd = [key for key in value if not isinstance(key, str)] if isinstance(value, Mapping) else []
+                if odd:
+                    raise ConfigError(f"{self.label(name)}: has the key {odd[0]!r}; names of settings are text") from None
+            raise
 
     def __setattr__(self, name: str, value: Any) -> None:
         try:

@@ -12,7 +12,7 @@ from pydantic import PlainSerializer, PlainValidator
 from qsr.hparams.base import NONE_WORDS
 from qsr.hparams.types import read_site_values
 
-_NUMBER = r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?\s*"
+_NUMBER = r"\s*[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?\s*"  # each digit in one place only: long ones take no time
 _RANGE = re.compile(rf"({_NUMBER}):({_NUMBER})", re.IGNORECASE)
 _SEVERAL = re.compile(rf"{_NUMBER}(:{_NUMBER}){{2,}}", re.IGNORECASE)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from qsr.hparams import ConfigError
 from qsr.hparams.types import dump_typed
-from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.drawing import COLOURS, bound_view, check_picture, in_symbols, plain, sheet, write_picture
 from qsr.jobs.exact import EXACT, references
 from qsr.jobs.load import Evaluation, evaluate
 from qsr.jobs.points import refuse_ranges
@@ -74,9 +74,10 @@ class Comparison:
             history = RunDirectory(path_of(run)).history.read("steps")
             if "energy" in history:
                 sites = history.get("sites", result.num_sites)
-                label = f"{number}: {run.path}"
+                label = f"{number}: {plain(str(run.path))}"
                 course.plot(history["step"], history["energy"] / sites, lw=0.8, color=colour, label=label)
-                lowest.append(float(np.nanquantile(history["energy"] / sites, 0.7)))
+                finite = (history["energy"] / sites)[np.isfinite(history["energy"] / sites)]
+                lowest += [float(np.quantile(finite, 0.7))] if len(finite) else []
             energy = result.energy_per_site
             final.errorbar([number], [energy.mean], [energy.error], fmt="o", color=colour, capsize=3)
             lowest.append(energy.mean)
@@ -85,7 +86,7 @@ class Comparison:
             for exact in known:
                 axes.axhline(exact, color="0.4", ls="--", lw=1)
         margin = 0.15 * max(max(lowest) - min(lowest), 1e-3)
-        course.set_ylim(min(lowest) - margin, max(lowest) + margin)
+        bound_view(course, min(lowest) - margin, max(lowest) + margin)
         units = {in_symbols(run.settings.hamiltonian.energy_unit): None for run in self.runs}
         label = f"energy per site ({', '.join(units)})"
         course.set(xlabel="step", ylabel=label, title="training")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qsr.estimators.order import Order, reciprocal_grid
 from qsr.hparams import ConfigError
+from qsr.hparams.base import printable
 from qsr.lattice import Lattice
 from qsr.runs import replacing
 
@@ -65,6 +66,17 @@ def write_picture(figure: Any, target: str | Path) -> None:
             figure.savefig(temporary, dpi=DPI, format="png")
     except OSError as error:
         raise ConfigError(f"{target}: cannot write the picture there ({error.strerror}); choose another --output") from None
+
+
+def plain(text: str) -> str:
+    """Text of a file or of settings as it stands there: in a figure a `$` would begin a formula."""
+    return "\n".join(map(printable, text.split("\n"))).replace("$", r"\$")
+
+
+def bound_view(axis: Any, low: float, high: float) -> None:
+    """Show values from `low` to `high`, if these are numbers that matplotlib can divide into ticks."""
+    if np.isfinite([low, high]).all() and high - low < np.finfo(np.float32).max:
+        axis.set_ylim(low, high)
 
 
 def in_symbols(unit: str) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from qsr.hamiltonians import IsingHamiltonian, cluster_product_energy, exact_observables, ground_state, site_product_energy
+from qsr.hparams import ConfigError
 from qsr.hparams.run import sized_hamiltonian
 from qsr.jobs.run import Section
 
@@ -79,7 +82,11 @@ def product_baselines(problem: Any) -> dict[str, float]:
 
 def references(problem: Any) -> dict[str, float]:
     """Energies per site to compare a state with: of the best products, and the exact one (`EXACT`) of at most 16 sites."""
-    found = {name: energy / problem.num_sites for name, energy in product_baselines(problem).items()}
-    if problem.num_sites <= EXACT_SITES:
-        found[EXACT] = ground_state(problem, num_levels=1).energy / problem.num_sites
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = {name: energy / problem.num_sites for name, energy in product_baselines(problem).items()}
+            if problem.num_sites <= EXACT_SITES:
+                found[EXACT] = ground_state(problem, num_levels=1).energy / problem.num_sites
+    except np.linalg.LinAlgError as error:
+        raise ConfigError(f"hamiltonian: cannot be diagonalised ({error}); are its numbers far too large?") from None
     return found

@@ -17,7 +17,7 @@ from qsr.estimators.extrapolation import Line, fit_line
 from qsr.hparams import ConfigError
 from qsr.hparams.types import dump_typed
 from qsr.jobs.allocator import keep_freed_memory
-from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, plain, sheet, write_picture
 from qsr.jobs.run import Run, batches, open_sampler
 from qsr.jobs.sampling import memory_of, samples_and_energies
 
@@ -151,5 +151,5 @@ def _drawn(found: Extrapolation, unit: str) -> Any:
     axis.plot(ends, found.line.intercept.mean + found.line.slope.mean * ends, color=COLOURS[0], lw=0.8)
     axis.errorbar([0], [found.energy.mean], [found.energy.error], fmt="s", ms=4, capsize=2, color=COLOURS[1])
     axis.set(xlabel=f"Var E_loc / N ({unit}^2)", ylabel=f"E/N ({unit})", title=f"zero variance: {found.energy}")
-    figure.suptitle(found.problem, fontsize=10)
+    figure.suptitle(plain(found.problem), fontsize=10)
     return figure

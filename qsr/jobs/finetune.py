@@ -11,6 +11,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, path_of, refuse_on_data
 from qsr.jobs.train import start
 from qsr.runs import StoredRun, fit_weights, read_run
+from qsr.runs.load import BoundedModel
 from qsr.samplers.conditioned import rescaled_weights
 
 
@@ -65,7 +66,8 @@ def finetune(
             f"{settings.model.section}.phase=True: its weights are for one lattice; {settings.hamiltonian.describe_size()}"
             f" and the stored run {stored.settings.hamiltonian.num_sites}"
         )
-    model = build_model(at_stage(settings, settings.train.stages()[0]))
+    with BoundedModel(sum(tensor.nbytes for tensor in stored.weights.values()), path):
+        model = build_model(at_stage(settings, settings.train.stages()[0]))
     weights = _over_new_ranges(stored, settings)
     fit_weights(model, model.resized_weights(weights), path)
     return start(settings, model, progress)

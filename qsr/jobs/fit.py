@@ -11,7 +11,7 @@ from typing import Any
 from qsr.hparams import ConfigError, RunSettings, hparams_class
 from qsr.jobs.allocator import keep_freed_memory
 from qsr.jobs.run import Run, Section, check_writable, given_sections, path_of, warn_of_changes
-from qsr.runs import RunDirectory, StoredRun, read_run, restore_model, write_atomically
+from qsr.runs import RunDirectory, StoredRun, bounded_by, read_run, restore_model, write_atomically
 from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trainer
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
@@ -100,7 +100,9 @@ def resume_fit(settings: RunSettings, directory: RunDirectory, data: Any, progre
     if isinstance(data, PyTorchData):
         data.check_same(settings.data)
     objective = objective_of(settings, data)
-    return _run(StartedFit(settings, new_model(settings), objective), directory, progress, True, callbacks)
+    with bounded_by(directory):
+        model = new_model(settings)
+    return _run(StartedFit(settings, model, objective), directory, progress, True, callbacks)
 
 
 def data_of(settings: RunSettings) -> PyTorchData[Any]:

@@ -148,7 +148,7 @@ def _last_metrics(history: dict[str, Any]) -> dict[str, str]:
 def _versions(path: Path) -> dict[str, str]:
     file = path / SETTINGS_FILE
     found = read_tree(file).get("versions", {}) if file.is_file() else {}
-    return {name: str(version) for name, version in found.items()}
+    return {name: str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
 def _locked(path: Path) -> bool:

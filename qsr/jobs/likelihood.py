@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, build_model, refuse_energy_settings, run_training
-from qsr.runs import RunDirectory
+from qsr.runs import RunDirectory, bounded_by
 from qsr.training import Callback, EarlyStopping, SnapshotLikelihood, update_rule
 from qsr.training.logs import locked, logged
 
@@ -33,7 +33,9 @@ def resume_on_snapshots(settings: RunSettings, directory: RunDirectory, progress
     """Go on with a run, on the same file; the directory must be locked."""
     settings, objective = snapshots_objective(settings)
     watching = [*_stopping(settings), *callbacks]
-    return run_training(settings, build_model(settings), lambda *_: objective, directory, progress, True, watching)
+    with bounded_by(directory):
+        model = build_model(settings)
+    return run_training(settings, model, lambda *_: objective, directory, progress, True, watching)
 
 
 def snapshots_objective(settings: RunSettings) -> tuple[RunSettings, SnapshotLikelihood]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qsr.estimators.order import Order
-from qsr.jobs.drawing import COLOURS, draw_correlation, draw_structure_factor, sheet, write_picture
+from qsr.jobs.drawing import COLOURS, draw_correlation, draw_structure_factor, plain, sheet, write_picture
 from qsr.lattice import Lattice
 
 
@@ -37,7 +37,7 @@ def draw_order(target: Path, order: Order, lattice: Lattice, unit: str, title: s
     else:
         _nothing(domains, "the lattice has no domains")
     domains.set(xlabel="sites in an antiferromagnetic domain", ylabel="domains per sample")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     write_picture(figure, target)
 
 

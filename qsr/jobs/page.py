@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsr.hparams import ConfigError
+from qsr.hparams.base import printable
 from qsr.jobs.exact import references
 from qsr.jobs.info import info
 from qsr.jobs.load import evaluate
@@ -77,7 +78,7 @@ def report(
         picture = base64.b64encode(plot(opened, Path(folder) / "plot.png").read_bytes()).decode()
     settings = json.dumps(opened.settings.tree(), indent=2)
     parts = [
-        f"<h1>{html.escape(facts.problem)}</h1>",
+        f"<h1>{_escaped(facts.problem)}</h1>",
         _table([(name, value) for name, value in (("model", facts.model), ("training", facts.training), ("state", facts.state))]),
         f"<h2>From {result.num_samples} fresh, independent samples</h2>",
         _table([(name, value) for name, value in result.rows() if name not in ("problem", "samples")]),
@@ -90,18 +91,20 @@ def report(
         "<h2>Made with</h2>",
         _table(list(facts.versions.items())),
     ]
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(str(path))}</title>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_escaped(str(path))}</title>'
     body = "\n".join(parts)
     page = f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
     write_atomically(target, page)
     return target
 
 
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
+
+
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
     cells = [
-        f"<tr><th>{html.escape(row[0])}</th>"
-        + "".join(f'<td class="number">{html.escape(cell)}</td>' for cell in row[1:])
-        + "</tr>"
+        f"<tr><th>{_escaped(row[0])}</th>" + "".join(f'<td class="number">{_escaped(cell)}</td>' for cell in row[1:]) + "</tr>"
         for row in rows
     ]
     return "<table>\n" + "\n".join(cells) + "\n</table>"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qsr.estimators.order import OrderParameters
 from qsr.hparams import ConfigError
 from qsr.jobs import drawing
-from qsr.jobs.drawing import COLOURS, check_picture, in_symbols, sheet, write_picture
+from qsr.jobs.drawing import COLOURS, bound_view, check_picture, in_symbols, plain, sheet, write_picture
 from qsr.jobs.exact import EXACT, references
 from qsr.jobs.points import suggested_scan
 from qsr.jobs.run import Run, open_any_sampler, path_of
@@ -22,6 +22,7 @@ from qsr.training.random import generator_for
 
 PICTURE_FILE = "plot.png"
 DRAWN_SAMPLES = 1024
+MOST_PANELS = 100
 ORDER_SITES = 1024  # the covariances behind the errors take 50 MB there, and grow with the square
 
 
@@ -77,7 +78,7 @@ def _sampler(run: Run, directory: RunDirectory) -> Any:
         for axis in axes[2]:
             axis.text(0.5, 0.5, f"more than {ORDER_SITES} sites: see qsr observe", ha="center", transform=axis.transAxes)
             axis.set_axis_off()
-    figure.suptitle(f"{section.describe()}\n{run.settings.model.section}, {directory.path}", fontsize=10)
+    figure.suptitle(plain(f"{section.describe()}\n{run.settings.model.section}, {directory.path}"), fontsize=10)
     return figure
 
 
@@ -86,7 +87,7 @@ def _ranges(run: Run, directory: RunDirectory) -> Any:
     figure = sheet(10, 4)
     _draw_training(figure.subplots(1, 2), directory.history.read("steps"), section.num_sites, {}, section.energy_unit)
     scanned = suggested_scan(run.settings, directory.path)
-    figure.suptitle(f"{section.describe()}: mean over the ranges\n{scanned} draws the diagram", fontsize=10)
+    figure.suptitle(plain(f"{section.describe()}: mean over the ranges\n{scanned} draws the diagram"), fontsize=10)
     return figure
 
 
@@ -102,10 +103,11 @@ def _draw_training(
         energy_axis.plot(steps, energy, lw=0.8, color=COLOURS[0], label="training")
         energy_axis.fill_between(steps, energy - error, energy + error, color=COLOURS[0], alpha=0.3, lw=0)
         # The first steps are far above everything of interest.
-        lowest = min([np.nanmin(energy), *known.values()])
-        highest = max([np.nanquantile(energy, 0.7), *known.values()])
+        finite = energy[np.isfinite(energy)]
+        lowest = min([*finite, *known.values()], default=0.0)
+        highest = max([*([np.quantile(finite, 0.7)] if len(finite) else []), *known.values()], default=0.0)
         margin = 0.15 * max(highest - lowest, 1e-3)
-        energy_axis.set_ylim(lowest - margin, highest + 2.5 * margin)  # the legend has room
+        bound_view(energy_axis, lowest - margin, highest + 2.5 * margin)  # the legend has room
         variance_axis.plot(steps, history["variance"] / sites, lw=0.8, color=COLOURS[0])
         variance_axis.set_yscale("log", nonpositive="mask")  # with sampled flips an estimate may fall below zero
     elif "kl" in history:
@@ -138,7 +140,9 @@ def _draw_likelihood(axes: Any, history: dict[str, NDArray[np.float64]], epochs:
     axes[0].plot(history["step"], history["nll"], lw=0.8, color=COLOURS[0], label="training")
     if "validation_loss" in epochs:
         axes[0].plot(epochs["step"], epochs["validation_loss"], lw=1.2, color=COLOURS[1], label="held back")
-    axes[0].set_ylim(top=np.nanquantile(history["nll"], 0.95))
+    finite = history["nll"][np.isfinite(history["nll"])]
+    if len(finite):
+        axes[0].set_ylim(top=np.quantile(finite, 0.95))
     axes[0].set(xlabel="step", ylabel="-log p of a snapshot (nat)")
     axes[0].legend(fontsize=8)
     axes[1].semilogy(history["step"], history["gradient_norm"], lw=0.8, color=COLOURS[0])
@@ -151,13 +155,15 @@ def _epochs(run: RunDirectory) -> Any:
     names = list(dict.fromkeys(name.partition("_")[2] for name in epochs if "_" in name))
     if not names:
         raise ConfigError(f"{run.path}: no epoch is finished yet; nothing to draw")
+    if len(names) > MOST_PANELS:
+        raise ConfigError(f"{run.path}: has {len(names)} metrics; at most {MOST_PANELS} are drawn")
     figure, grid = drawing.panels(len(names), 4, 4.5, 3.4)
     for axes, name in zip(grid, names, strict=True):
         for part, colour in (("training", COLOURS[0]), ("validation", COLOURS[1])):
             if f"{part}_{name}" in epochs:
                 axes.plot(epochs["epoch"], epochs[f"{part}_{name}"], color=colour, label=part)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
+        axes.set_ylabel(plain(name))
         axes.legend()
-    figure.suptitle(str(run.path), fontsize=10)
+    figure.suptitle(plain(str(run.path)), fontsize=10)
     return figure

@@ -241,7 +241,10 @@ def run_training(
     until = deadline(settings.train.max_time)
     stages = settings.train.stages()
     found = directory.latest_checkpoint() if resume and directory is not None else None
-    current = stages[processes.told(0 if found is None else found.state.get("stage", 0))]
+    number = processes.told(0 if found is None else found.state.get("stage", 0))
+    if type(number) is not int or not 0 <= number < len(stages):
+        raise ConfigError(f"checkpoint: stage={number!r:.60}: the run has {len(stages)}")
+    current = stages[number]
     for stage in stages[current.index :]:
         if stage.index:
             previous = model

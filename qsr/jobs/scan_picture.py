@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qsr.jobs.drawing import COLOURS, in_symbols, panels, write_picture
+from qsr.jobs.drawing import COLOURS, in_symbols, panels, plain, write_picture
 from qsr.jobs.phase_diagram import UNITS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw_scan(path: Path, scan: Scan, title: str) -> None:
     for axis, name in zip(grid, names, strict=True):
         label = TITLES.get(name, f"energy per site ({in_symbols(scan.energy_unit)})")
         (_draw_curve if len(scan.varied) == 1 else _draw_map)(figure, axis, scan, name, label)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     write_picture(figure, path)
 
 

@@ -13,7 +13,7 @@ from qsr.jobs.fit import data_of, resume_fit, start_fit
 from qsr.jobs.likelihood import resume_on_snapshots, snapshots_objective, start_on_snapshots
 from qsr.jobs.processes import check_shared, claimed
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
-from qsr.runs import RunDirectory, load_model
+from qsr.runs import RunDirectory, bounded_by, load_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 from qsr.training.distribution import ALONE, Processes
@@ -172,7 +172,8 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
             return resume_fit(settings, directory, data, progress, callbacks)
         if settings.data is not None:
             return resume_on_snapshots(settings, directory, progress, callbacks)
-        model = build_model(at_stage(settings, settings.train.stages()[0]))
+        with bounded_by(directory):
+            model = build_model(at_stage(settings, settings.train.stages()[0]))
         if settings.objective.name == "teacher":
             teacher = directory.path / TEACHER
             if not teacher.is_dir():
@@ -193,5 +194,6 @@ def _resume_shared(path: Path, progress: bool, callbacks: Sequence[Callback]) ->
             check_shared(stored)
             tree = stored.tree()
         settings = RunSettings.from_tree(processes.told(tree))
-        model = build_model(at_stage(settings, settings.train.stages()[0]))
+        with bounded_by(directory):
+            model = build_model(at_stage(settings, settings.train.stages()[0]))
         return _run(settings, model, directory, progress, True, callbacks, processes)

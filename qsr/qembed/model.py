@@ -43,7 +43,7 @@ class QEmbed(QuantumModelHparams, EmbeddingHparams):
         "qembed", help="plain: an ordinary embedding, with the same network behind it, to compare with"
     )
     embedding_dim: int = Hparam(32, ge=1, help="width of the network, D")
-    num_layers: int = Hparam(1, ge=0, help="transformer layers")
+    num_layers: int = Hparam(1, ge=0, le=1000, help="transformer layers")
     nhead: int = Hparam(2, ge=1, help="heads of a layer")
     dropout: float = Hparam(0.0, ge=0, lt=1, help="of embedded tokens and in the layers")
     pooling: Literal["mean", "first"] | int = Hparam(

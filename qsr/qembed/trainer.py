@@ -29,6 +29,7 @@ from qsr.training.distribution import ALONE
 from qsr.training.fitting import stage_of
 from qsr.training.protocols import Callback
 from qsr.training.random import forked_generators
+from qsr.training.resuming import going_on
 from qsr.training.supervised import LoaderSource, Supervised, moved, numbers
 from qsr.training.trainer import Trainer, cuda_devices
 
@@ -353,8 +354,9 @@ class QuantumTrainer:
             ConfigError: (a RuntimeError) for a damaged file, and for weights that do not fit; names them.
         """
         state = read_trainer_file(path)
-        self.load_state_dict(state, include_optimizer, strict, str(path))
-        return dict(state["config"])
+        with going_on(str(path)):
+            self.load_state_dict(state, include_optimizer, strict, str(path))
+            return dict(state["config"])
 
     def state_dict(self, include_optimizer: bool = True) -> dict[str, Any]:
         """All that training on depends on, in plain containers and tensors."""

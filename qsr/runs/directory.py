@@ -7,25 +7,23 @@ import json
 import logging
 import platform
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from qsr.hparams import SCHEMA_VERSION, ConfigError, RunSettings
-from qsr.hparams.bounded import MOST_TEXT, check_regular, parse_json, parsing, read_bounded
-from qsr.runs.files import reason, remove_leftovers, replacing_directory, write_atomically
-from qsr.runs.history import HISTORY_FILE, History
+from qsr.hparams.bounded import MOST_TEXT, parse_json, read_bounded
+from qsr.runs.files import check_own, reason, remove, remove_leftovers, replacing_directory, write_atomically
+from qsr.runs.history import HISTORY_FILE, JOURNAL_FILE, History
 from qsr.runs.log import log_handler
 from qsr.runs.tensors import read_tensors, write_tensors
+from qsr.runs.weights import read_weights, save_weights, weights_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ STATE_FILE = "state.pt"
 LOCK_FILE = ".lock"
 KEPT_CHECKPOINTS = 2
 _STEP_FOLDER = re.compile(r"(?P<step>\d+)|\.(?P<previous>\d+)\.previous")  # the second: see `replacing_directory`
+_OF_CHECKPOINTS = re.compile(r"\d+|\.\d+\.(previous|[0-9a-f]+\.tmp)")  # all that is ever made there
 
 
 @dataclass(frozen=True)
@@ -143,8 +142,15 @@ class RunDirectory:
         """Be the only writer; a crash releases it.
 
         Raises:
-            ConfigError: if another process (or another lock in this one) writes the run.
+            ConfigError: if another process (or another lock in this one) writes the run, and if what is written where it
+                stands is a link: what a run that is gone on with may change lies inside it.
         """
+        for name in (LOCK_FILE, LOG_FILE, JOURNAL_FILE):
+            check_own(self.path / name)
+        check_own(self.path / CHECKPOINTS, folder=True)
+        for name in (SETTINGS_FILE, WEIGHTS_FILE, HISTORY_FILE):
+            if (self.path / name).is_dir():
+                raise ConfigError(f"{self.path / name}: is a folder, expected a file")
         lock = FileLock(self.path / LOCK_FILE, timeout=0)
         try:
             lock.acquire()
@@ -216,7 +222,7 @@ class RunDirectory:
 
     def save_checkpoint(self, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write the checkpoint of `step`, then remove all but the last two. Checkpoints of later steps are removed too:
-        they belong to a course of the run that was given up.
+        they belong to a course of the run that was given up. What is no checkpoint stays.
 
         Args:
             state: nested dicts, lists and tuples of numbers, text and tensors.
@@ -224,13 +230,13 @@ class RunDirectory:
         root = self.path / CHECKPOINTS
         root.mkdir(exist_ok=True)
         with replacing_directory(root / str(step)) as folder:
-            (folder / WEIGHTS_FILE).write_bytes(_weights_bytes(weights))
+            (folder / WEIGHTS_FILE).write_bytes(weights_bytes(weights))
             write_tensors(folder / STATE_FILE, dict(state))
         found = self._checkpoints()
         kept = [found[past] for past in sorted(found) if past <= step][-KEPT_CHECKPOINTS:]
         for entry in root.iterdir():
-            if entry not in kept:
-                shutil.rmtree(entry)
+            if entry not in kept and _OF_CHECKPOINTS.fullmatch(entry.name):
+                remove(entry)
 
     def latest_checkpoint(self, before: int | None = None) -> Checkpoint | None:
         """The newest checkpoint that can be read (of a step before `before`, if given); None if the run has none yet.
@@ -274,33 +280,6 @@ class RunDirectory:
             ConfigError: if the file cannot be written.
         """
         return log_handler(self.path / LOG_FILE)
-
-
-def save_weights(file: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, with text beside the tensors; a reader sees the old one or the new one."""
-    write_atomically(file, _weights_bytes(weights, metadata))
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU.
-
-    Raises:
-        ConfigError: if it is missing or damaged.
-    """
-    with _reading(file):
-        return safetensors.torch.load(read_bounded(file))
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """The text beside the tensors of a safetensors file.
-
-    Raises:
-        ConfigError: if it is missing or damaged.
-    """
-    with _reading(file):
-        check_regular(file)
-        with safetensors.safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}
 
 
 def read_tree(file: Path) -> dict[str, Any]:
@@ -376,21 +355,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"  # run from the source tree
-
-
-def _weights_bytes(weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    # Copies, because safetensors refuses tensors that share memory.
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
-    return safetensors.torch.save(copies, metadata=None if metadata is None else dict(metadata))
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    try:
-        with parsing(file, "damaged"):
-            yield
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({reason(error)})") from None
 
 
 def _read_state(file: Path) -> dict[str, Any]:

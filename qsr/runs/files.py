@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qsr.hparams.base import ConfigError
 from qsr.hparams.bounded import reason as reason
 
 
@@ -69,11 +71,35 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
+def check_own(path: Path, folder: bool = False) -> None:
+    """Whether a file (or folder) that is written where it stands is one, or is not there yet.
+
+    Raises:
+        ConfigError: for a link, which would lead the writing elsewhere, and for anything else.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
+        kinds = {"a link": stat.S_ISLNK, "a folder": stat.S_ISDIR, "a file": stat.S_ISREG, "a pipe or a device": bool}
+        found = next(name for name, is_this in kinds.items() if is_this(mode))
+        raise ConfigError(f"{path}: is {found}, expected a {'folder' if folder else 'file'} of the run itself")
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of writers of `path` that were killed. Only for who alone may write `path`."""
     for leftover in path.parent.iterdir():
         if leftover.name.startswith(f".{path.stem}.") and leftover.name.endswith(f".tmp{path.suffix}"):
-            leftover.unlink()
+            remove(leftover)
+
+
+def remove(entry: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def sync_directory(path: Path) -> None:

@@ -120,11 +120,12 @@ class History:
         """All columns of a group, in the order of their first appearance; values that no row gave are NaN.
 
         Returns:
-            name -> (rows,) array, int64 for `step` or `epoch`, else float64; empty if nothing was recorded.
+            name -> (rows,) array, int64 for `step` or `epoch`, else float64; empty if nothing was recorded. To ask for a column
+            that is not there is a ConfigError.
         """
         _counter(group)
         stored, journal = self._load()
-        return journal.merged_into(stored).get(group, {})
+        return _Named(journal.merged_into(stored).get(group, {}), f"{self.path}: {group}")
 
     def length(self, group: str) -> int:
         """Number of rows."""
@@ -205,6 +206,17 @@ def same_history(first: History, second: History, ignore: Collection[str] = ("se
         if not all(np.array_equal(one[name], other[name], equal_nan=True) for name in names):
             return False
     return True
+
+
+class _Named(Columns):
+    """Columns of a file that somebody else may have written: one that is missing is the file's fault."""
+
+    def __init__(self, columns: Columns, where: str) -> None:
+        super().__init__(columns)
+        self.where = where
+
+    def __missing__(self, name: str) -> Any:
+        raise ConfigError(f"{self.where}: has no column '{name}'")
 
 
 @dataclass

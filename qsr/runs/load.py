@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str | P
         more = f" (and {len(misfits) - NAMED} more)" if len(misfits) > NAMED else ""
         raise ConfigError(f"{source}: the weights do not fit the model of its settings: {'; '.join(misfits[:NAMED])}{more}")
     model.load_state_dict(weights)
+
+
+def bounded_by(directory: RunDirectory | None) -> AbstractContextManager[Any]:
+    """A `BoundedModel` by the weights in a run's checkpoints, for making the model of a run that is gone on with."""
+    if directory is None:
+        return nullcontext()
+    files = (file for file in directory.path.glob(f"{CHECKPOINTS}/*/{WEIGHTS_FILE}") if file.is_file())
+    return BoundedModel(max((file.stat().st_size for file in files), default=0), directory.path)
 
 
 class BoundedModel(TorchFunctionMode):

@@ -8,7 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from qsr.hparams import ConfigError
+from qsr.hparams.base import printable
 from qsr.runs.files import reason
+
+
+class PlainText(logging.Formatter):
+    """Messages as they are, without the control characters that files may have put into them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, with a line for each of its lines."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
 
 
 class LogFile(logging.FileHandler):
@@ -33,5 +42,5 @@ def log_handler(file: Path) -> logging.Handler:
         handler = LogFile(file, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({reason(error)})") from None
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PlainText("%(message)s"))
     return handler

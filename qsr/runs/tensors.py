@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import pickletools
 import re
 import zipfile
@@ -13,6 +14,7 @@ import torch
 
 from qsr.hparams import ConfigError
 from qsr.hparams.bounded import parsing, read_bounded, reason
+from qsr.runs.torchscript import STORAGES
 
 # All that torch.save writes for tensors, dtypes and plain containers. torch's own list for weights_only is longer: it has
 # bytearray, which takes as much memory as a file asks for.
@@ -58,7 +60,9 @@ def read_tensors(file: Path) -> Any:
                 raise ConfigError(f"{file}: damaged ({damaged!r} has changed)")
             for entry in entries:
                 if entry.filename.endswith(".pkl"):
-                    _check_names(archive.read(entry), file)
+                    program = archive.read(entry)
+                    _check_names(program, file)
+                    _Rehearsal(program, archive, entry.filename).load()
         return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
 
@@ -72,3 +76,47 @@ def _check_names(program: bytes, file: Path) -> None:
             )
         if number > _MOST_OPCODES:
             raise ConfigError(f"{file}: damaged, or not ours: its pickle has more than {_MOST_OPCODES} parts")
+
+
+class _Rehearsal(pickle.Unpickler):
+    """Goes through a pickle as torch will, with stand-ins for its functions.
+
+    Until 2.10 torch looked neither whether storages are as long as they say, nor what items are set on, and a file could have it
+    write where it should not (GHSA-63cw-57p8-fm3p).
+    """
+
+    def __init__(self, program: bytes, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(io.BytesIO(program), fix_imports=False)
+        self.archive, self.root = archive, name.rpartition("/")[0]
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in; which names there are `_check_names` has seen to."""
+        if name in STORAGES:
+            return STORAGES[name]
+        return {"OrderedDict": _Mapping, "Counter": _Mapping, "Size": tuple}.get(name, _Inert)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage from ('storage', type, file name, device, number of elements).
+
+        Raises:
+            ValueError: if its file has another length.
+        """
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int:
+            raise ValueError(f"{pid!r:.80} is no storage")
+        size = self.archive.getinfo(f"{self.root}/data/{key}").file_size
+        if count * dtype.itemsize != size:
+            raise ValueError(f"data/{key} has {size} bytes, and claims {count} of {dtype}")
+        return _Inert()
+
+
+class _Mapping(dict[Any, Any]):
+    """As those of torch.save, which may have attributes."""
+
+
+class _Inert:
+    """What a function of torch returns, or a constant: nothing can be set in it."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None: ...

@@ -26,7 +26,7 @@ from qsr.hparams.bounded import check_inflated, parsing, read_bounded, reason
 
 DEPTH = 64  # modules inside modules; a malicious pickle can contain itself
 
-_STORAGES = {
+STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -188,8 +188,8 @@ class _TensorUnpickler(pickle.Unpickler):
             if (module, name) not in self.classes:
                 self.classes[module, name] = type("Module", (_Module,), {"declared": self.archive.declared(module, name)})
             return self.classes[module, name]
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _RebuildTensor()
         if (module, name) == ("collections", "OrderedDict"):

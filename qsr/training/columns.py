@@ -169,7 +169,7 @@ def _read_parquet(file: Path) -> Columns:
         groups = [about.row_group(number) for number in range(about.num_row_groups)]
         check_inflated(sum(group.total_byte_size for group in groups), size, str(file))
         table = parquet.read_table(file)
-    return columns_of({name: table.column(name).to_pandas() for name in table.column_names if name != "__index_level_0__"})
+        return columns_of({name: table.column(name).to_pandas() for name in table.column_names if name != "__index_level_0__"})
 
 
 def _read_hdf5(file: Path) -> Columns:

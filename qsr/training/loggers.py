@@ -8,20 +8,22 @@ import io
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 from qsr.hparams import ConfigError, Hparam, Hparams
-from qsr.hparams.bounded import parsing
+from qsr.hparams.bounded import open_regular, parsing
 from qsr.runs import RunDirectory, replacing
-from qsr.runs.files import remove_leftovers
+from qsr.runs.files import check_own, remove_leftovers
 from qsr.training.protocols import Callback, EpochObjective, Metrics
 from qsr.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 ROWS_KEPT = 100  # of a CSV file before they are written
+_STEP = re.compile(r"[0-9]{1,18}")
 FLUSH_SECONDS = 2  # until events are on disk, where `tensorboard` shows them; what a kill may lose
 
 
@@ -74,6 +76,7 @@ class CsvLogger:
         self.columns: list[str] = []
         self.waiting: list[dict[str, str]] = []
         self.last = -1  # step of the last row
+        check_own(path)
         if path.exists():
             if not resume:
                 raise ConfigError(f"logger.save_dir={path.parent}: has the metrics.csv of another run; choose another directory")
@@ -126,12 +129,13 @@ class CsvLogger:
         if not self.path.exists():
             yield {}
             return
-        with parsing(self.path, "not the metrics of a run"), self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(line for line in file if line.endswith("\n"))
+        with parsing(self.path, "no metrics of a run"), open_regular(self.path) as raw:
+            lines = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+            reader = csv.DictReader(line for line in lines if line.endswith("\n"))
             yield dict.fromkeys(reader.fieldnames or (), "")
             for row in reader:
-                if None in row or not row["step"].isdigit():
-                    raise ValueError(f"no row of {len(reader.fieldnames or ())} columns: {row}")
+                if None in row or None in row.values() or not _STEP.fullmatch(row["step"]):
+                    raise ValueError("expected a column of whole numbers 'step', and equally long rows")
                 yield row
 
 

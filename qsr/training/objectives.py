@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qsr.estimators.flip_choice import flip_costs
+from qsr.estimators.flip_choice import NUM_FLIPS, flip_costs
 from qsr.estimators.local_energy import deviations, differentiable_local_energy, leave_one_out, local_energy, weighted_loss
 from qsr.estimators.sampled_flips import EXACT, FlipSampling, can_sample, sampled_local_energy
 from qsr.hamiltonians.base import Hamiltonian
@@ -294,8 +294,13 @@ class VariationalEnergy:
         return {"num_flips": chosen.num_flips, "window": list(chosen.window), "weights": chosen.weights and list(chosen.weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        weights = state["weights"]
-        self.sampling = FlipSampling(state["num_flips"], tuple(state["window"]), weights and tuple(weights))
+        number, window, weights = state["num_flips"], tuple(state["window"]), state["weights"]
+        most = max(
+            self.hamiltonian.num_sites, *NUM_FLIPS, *(n for n in (self.settings.flips, self.settings.window) if type(n) is int)
+        )
+        if not all(type(n) is int and 0 <= n <= most for n in (*window, len(window), number or 0)):
+            raise ConfigError(f"checkpoint: flips={number!r:.60}, window={window!r:.60}: must be whole numbers of at most {most}")
+        self.sampling = FlipSampling(number, window, weights and tuple(map(float, weights)))
 
 
 def _given(context: Tensor | None) -> tuple[Tensor, ...]:

@@ -100,7 +100,16 @@ class ScheduledStep:
                 if isinstance(value, Tensor) and self.optimizer.state[parameters[index]][name].dtype != value.dtype:
                     self.optimizer.state[parameters[index]][name] = value.clone()
         if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
+            own = self.scheduler.state_dict()
+            for name in ("total_steps", "T_max"):
+                if name in own and own[name] != state["scheduler"][name]:
+                    raise ConfigError(
+                        f"scheduler: the checkpoint has {name}={state['scheduler'][name]!r:.60} and the settings of the run mean "
+                        f"{own[name]}; a run keeps the steps that it was begun with"
+                    )
+            # It takes every name for an attribute of its own, those of its methods, too.
+            kept = {name: value for name, value in state["scheduler"].items() if not hasattr(type(self.scheduler), name)}
+            self.scheduler.load_state_dict(kept)
         self.rate_factor = state["rate_factor"]
 
 

@@ -19,6 +19,9 @@ from qsr.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 BEST = "best"  # folder of the run directory
+_STEM = r"[\w.=+\-]+"
+_FILE = re.compile(rf"{_STEM}\.safetensors")
+_WIDTH = re.compile(r"\d{4}")  # of a number: more characters than a file name can have
 
 
 def watched(metrics: Metrics, monitor: str, setting: str) -> float | None:
@@ -96,7 +99,8 @@ class EarlyStopping(Callback):
         return {"best": self.best, "waited": self.waited, "reason": self.reason, "weights": self._weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.waited, self.reason = state["best"], state["waited"], state["reason"]
+        self.best = None if state["best"] is None else float(state["best"])
+        self.waited, self.reason = state["waited"], state["reason"]
         self._weights = state["weights"]
 
 
@@ -155,7 +159,11 @@ class BestWeights(Callback):
         return {"kept": [list(entry) for entry in self.kept]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.kept = [(value, name) for value, name in state["kept"]]
+        kept = [(float(value), str(name)) for value, name in state["kept"]]
+        odd = next((name for _, name in kept if not _FILE.fullmatch(name)), None)
+        if odd is not None:  # files of these names are removed when better ones come
+            raise ConfigError(f"checkpoint: kept={odd!r:.60}: must be the name of a safetensors file")
+        self.kept = kept
 
 
 def weights_name(pattern: str | None, epoch: int, step: int, metrics: Metrics) -> str:
@@ -174,12 +182,14 @@ def weights_name(pattern: str | None, epoch: int, step: int, metrics: Metrics) -
     def number(field: re.Match[str]) -> str:
         if field["name"] not in known:
             raise ConfigError(f"checkpoint.filename={pattern}: no number {field['name']}{nearest(field['name'], known)}")
+        if _WIDTH.search(field["format"] or ""):
+            raise ConfigError(f"checkpoint.filename={pattern}: makes a name longer than files have")
         try:
             return format(known[field["name"]], field["format"] or "")
         except ValueError as error:
             raise ConfigError(f"checkpoint.filename={pattern}: {error}") from None
 
     name = re.sub(r"\{(?P<name>\w+)(?::(?P<format>[^{}]*))?\}", number, pattern or "{epoch:04d}")
-    if not re.fullmatch(r"[\w.=+\-]+", name):
+    if not re.fullmatch(_STEM, name):
         raise ConfigError(f"checkpoint.filename={pattern}: makes {name!r}; letters, digits and . = + - _ are allowed")
     return name

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from qsr.hparams import ConfigError, RunSettings
-from qsr.runs import RunDirectory
+from qsr.runs import RunDirectory, fit_weights
 from qsr.training.determinism import deterministic_operations
 from qsr.training.distribution import ALONE, Processes
-from qsr.training.memory import is_out_of_memory, less_memory
+from qsr.training.memory import LEAST_MEMORY, is_out_of_memory, less_memory
 from qsr.training.precision import computing_in
 from qsr.training.protocols import (
     BatchKey,
@@ -33,6 +33,7 @@ from qsr.training.protocols import (
     UpdateRule,
 )
 from qsr.training.random import forked_generators
+from qsr.training.resuming import check_state, going_on
 from qsr.training.schedule import Stage
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ class Trainer:
         self._written = -math.inf  # when the last checkpoint was
         self._good: dict[str, Any] = {}  # the last checkpoint that is known to be sound
         self._latest: dict[str, Any] = {}  # the last checkpoint
+        self._untried = ""  # the checkpoint that it was resumed from, until a step has been done
 
     @property
     def steps(self) -> int:
@@ -147,10 +149,12 @@ class Trainer:
         while self.step < self.stage.end and not self.stopped:
             epoch_done = True
             for keys in self.objective.batches(self.epoch, self.step_in_epoch, self.settings.train.Q):
-                metrics = self._updated(keys)
+                with going_on(self._untried) if self._untried else nullcontext():
+                    metrics = self._updated(keys)
                 if metrics is None:
                     epoch_done = False
                     break
+                self._untried = ""
                 problem = self._not_finite(metrics)
                 (failed,) = self.processes.largest(bool(problem))
                 if failed:
@@ -255,8 +259,9 @@ class Trainer:
         self.update_rule.load_state_dict(deepcopy(state["update_rule"]))
         if "objective" in state:  # checkpoints of qsr 0.1 have none
             self.objective.load_state_dict(deepcopy(state["objective"]))
-        if isinstance(self.objective, BudgetedObjective) and state.get("memory_bytes"):  # chunks set the rounding
-            self.objective.memory_bytes = state["memory_bytes"]
+        if isinstance(self.objective, BudgetedObjective):  # chunks set the rounding, and may have become smaller
+            stored = state.get("memory_bytes", self.objective.memory_bytes)
+            self.objective.memory_bytes = max(LEAST_MEMORY, min(stored, self.objective.memory_bytes))
         for name, callback in self._named_callbacks():
             if name in state["callbacks"]:
                 callback.load_state_dict(deepcopy(state["callbacks"][name]))
@@ -290,11 +295,13 @@ class Trainer:
         """Go on from the last checkpoint in the first process' directory.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there is none, or it is not one of such a run.
         """
         stored = self._stored() if self.processes.first else None
         self._latest, self._good = self.processes.told_state(stored)
-        self.load_state(self._latest)
+        self._untried = f"{self.directory.path if self.directory else 'the run'}: checkpoint {self._latest['step']}"
+        with going_on(self._untried):
+            self.load_state(self._latest)
 
     def _stored(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The last checkpoint, and the one to go back to if the next step is not finite."""
@@ -302,10 +309,16 @@ class Trainer:
         if found is None:
             raise ConfigError("nothing to resume: the run has no checkpoint")
         before = self.directory.latest_checkpoint(before=found.step) if self.directory is not None else None
-        latest = {"model": found.weights, **found.state}
+        latest = {**found.state, "model": found.weights}
         # A model of an earlier stage may have other shapes.
         same_stage = before is not None and before.state.get("stage", 0) == self.stage.index
-        return latest, {"model": before.weights, **before.state} if before is not None and same_stage else latest
+        good = {**before.state, "model": before.weights} if before is not None and same_stage else latest
+        own = self.state()
+        for checkpoint in (found, before if same_stage else None):
+            if checkpoint is not None:
+                fit_weights(self.model, checkpoint.weights, f"checkpoint {checkpoint.step}")
+                check_state(checkpoint.state, own, checkpoint.step, f"checkpoint {checkpoint.step}")
+        return latest, good
 
     def save_weights(self) -> None:
         """Write the model's weights, if there is a directory."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 
 import qsr
-from qsr.hparams import ConfigError
 from qsr.hparams.files import read_yaml
 from qsr.hparams.overrides import read_tree_of
 from qsr.hparams.tags import load_yaml
@@ -27,74 +25,17 @@ from qsr.qembed.trainer_file import read_trainer_file, write_trainer_file
 from qsr.runs import RunDirectory, read_archive
 from qsr.runs.history import JOURNAL_FILE, History
 from qsr.runs.load import read_run, restore_model
-from qsr.snapshots import Snapshots, read_snapshots, write_snapshots
+from qsr.snapshots import SCHEMA, read_snapshots, write_snapshots
 from qsr.training.columns import is_snapshot_file, read_columns
 from qsr.training.files import read_bytes
-
-ROOT = Path(__file__).parents[2]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A reader of files.
-
-    Attributes:
-        file: what the file is called; for a file of a run directory its path in it.
-        kind: how such files are mutated: json, text, yaml, hdf5, zip, npy, safetensors or bytes.
-        read: what is called with the path.
-        seeds: valid files.
-        around: other files that must lie there, by their paths in the same directory.
-        heavy: builds a network, and takes milliseconds.
-    """
-
-    file: str
-    kind: str
-    read: Callable[[Path], Any]
-    seeds: Callable[[], list[bytes]]
-    around: Callable[[], Mapping[str, bytes]] = dict
-    heavy: bool = False
-
-    def lay_out(self, directory: Path) -> Path:
-        """Make the directory that the file is to lie in; returns the path of the file, which is not there yet."""
-        for name, content in self.around().items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            (directory / name).write_bytes(content)
-        file = directory / self.file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        return file
-
-
-def outcome(reader: Reader, file: Path) -> str:
-    """`read` or `refused`; whatever else the reader raises is a finding, and goes on."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            reader.read(file)
-        except ConfigError as error:
-            said = str(error)
-            said.encode()
-            # The name of the file is the reader's own; beyond it, one line that fits a terminal.
-            assert "\n" not in said and len(said) < 4000, f"not one line: {said[:300]!r}"
-            return "refused"
-    return "read"
-
-
-def snapshots_of(sites: int = 4, count: int = 6) -> Snapshots:
-    configs = np.random.default_rng(0).integers(0, 2, (count, sites)).astype(np.uint8)
-    positions = np.stack(np.divmod(np.arange(sites), 2), axis=1).astype(float)
-    columns = {"labels": np.arange(count) % 2, "log_prob": -np.ones(count)}
-    about = {"Lx": 2, "Ly": 2, "boundary": "open", "hamiltonian": {"type": "rydberg", "V": 7.0}, "e10": 0.1}
-    return Snapshots(configs, positions, columns, {"delta": np.linspace(0, 1, count)}, about)
-
+from tests.fuzz.reader import ROOT as ROOT
+from tests.fuzz.reader import Reader as Reader
+from tests.fuzz.reader import outcome as outcome
+from tests.fuzz.reader import snapshots_of as snapshots_of
+from tests.fuzz.reader import written
+from tests.fuzz.run_readers import RUN_READERS
 
 # --- valid files --------------------------------------------------------------------------------------------------------
-
-
-def _written(write: Callable[[Path], Any], name: str) -> bytes:
-    with TemporaryDirectory() as folder:
-        write(Path(folder) / name)
-        return (Path(folder) / name).read_bytes()
 
 
 @lru_cache(maxsize=1)
@@ -133,7 +74,7 @@ def _small_history() -> list[bytes]:
         history.append("epochs", {"epoch": 0, "loss": 1.0})
         history.flush()
 
-    return [_written(write, "history.h5")]
+    return [written(write, "history.h5")]
 
 
 def _journal() -> list[bytes]:
@@ -143,11 +84,11 @@ def _journal() -> list[bytes]:
             history.append("steps", {"step": step, "energy": -1.0 + step})
         history.close()
 
-    return [_written(write, JOURNAL_FILE)]
+    return [written(write, JOURNAL_FILE)]
 
 
 def _snapshots() -> list[bytes]:
-    return [_written(lambda path: write_snapshots(path, snapshots_of()), "s.h5")]
+    return [written(lambda path: write_snapshots(path, snapshots_of()), "s.h5")]
 
 
 def _table_h5() -> list[bytes]:
@@ -156,7 +97,7 @@ def _table_h5() -> list[bytes]:
             file["x"] = np.linspace(0, 1, 5)
             file["name"] = np.array(["a", "b", "c", "d", "e"], dtype=h5py.string_dtype())
 
-    return [_written(write, "t.h5"), *_snapshots()]
+    return [written(write, "t.h5"), *_snapshots()]
 
 
 def _npy(array: Any) -> bytes:
@@ -182,22 +123,55 @@ def _archive() -> list[bytes]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return [_written(lambda path: torch.jit.script(Net()).save(str(path)), "T")]
+        return [written(lambda path: torch.jit.script(Net()).save(str(path)), "T")]
 
 
 def _trainer_file() -> list[bytes]:
     state = {"weights": {"a": torch.ones(3)}, "step": 3, "names": ["x", ("y", 1.5)], "flag": None}
-    return [_written(lambda path: write_trainer_file(path, state), "t.pt")]
+    return [written(lambda path: write_trainer_file(path, state), "t.pt")]
 
 
 def _linear() -> list[bytes]:
     from qsr.graph.blocks import LinearSequential
 
-    return [_written(lambda path: LinearSequential([[2, 3], [3, 1]], [torch.nn.ReLU, torch.nn.ReLU]).save(path), "l.safetensors")]
+    return [written(lambda path: LinearSequential([[2, 3], [3, 1]], [torch.nn.ReLU, torch.nn.ReLU]).save(path), "l.safetensors")]
 
 
 def _measured(*names: str) -> list[bytes]:
     return [(ROOT / "tests/data/measured" / name).read_bytes() for name in names]
+
+
+def _parquet() -> list[bytes]:
+    from pyarrow import parquet, table
+
+    columns = {"x": np.linspace(0, 1, 5), "name": ["a", "b", None, "d", "e"], "many": [[1], [2, 3], [], None, [4]]}
+    return [written(partial(parquet.write_table, table({name: columns[name]})), "t.parquet") for name in columns]
+
+
+@lru_cache(maxsize=1)
+def _zarr() -> dict[str, bytes]:
+    """The files of a zarr store of snapshots."""
+    import zarr
+
+    with TemporaryDirectory() as folder:
+        group = zarr.open_group(folder, mode="w")
+        group.attrs.update({"schema": SCHEMA, "Lx": 2, "Ly": 2})
+        group.create_array("configs", data=snapshots_of().configs)
+        group.create_array("positions", data=snapshots_of().positions)
+        return {str(file.relative_to(folder)): file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
+
+
+@lru_cache(maxsize=1)
+def _cache() -> dict[str, bytes]:
+    """A chunk of prepared graphs, and what is recorded of it."""
+    from torch_geometric.data import Data
+
+    from qsr.graph.cache import write_chunk, write_meta
+
+    with TemporaryDirectory() as folder:
+        write_chunk(Path(folder, "chunk-000000.safetensors"), [Data(x=torch.ones(2, 1), name="a")] * 2, [0, 1])
+        write_meta(Path(folder), {"schema": "x"})
+        return {file.name: file.read_bytes() for file in Path(folder).iterdir()}
 
 
 # --- readers ------------------------------------------------------------------------------------------------------------
@@ -221,6 +195,42 @@ def _graph_store(file: Path) -> None:
         data[len(data) - 1]
     if data.has_column("delta"):
         data.column("delta")
+
+
+def _zarr_store(file: Path) -> None:
+    _graph_store(next(parent for parent in file.parents if parent.name == "s.zarr"))
+
+
+def _graph_cache(file: Path) -> Any:
+    from qsr.graph.cache import Chunks
+
+    chunks = Chunks(file.parent, {"schema": "x"})
+    return [chunks[number] for number in range(len(chunks.index))]
+
+
+def _in_zarr() -> dict[str, bytes]:
+    return {f"s.zarr/{name}": content for name, content in _zarr().items()}
+
+
+def _sweeps(file: Path) -> Any:
+    from qsr.jobs.graph_runs import graph_configs
+
+    return graph_configs(file, ["torch.nn.functional"])
+
+
+def _search(file: Path) -> Any:
+    import optuna
+
+    from qsr.hparams.search import build_search_space
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return build_search_space(file, optuna.create_study().ask())
+
+
+@lru_cache(maxsize=1)
+def _original_run() -> dict[str, bytes]:
+    folder = ROOT / "tests/data/nnqsr/rnn_elman_4x4_patch1"
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def _graph_config(file: Path) -> Any:
@@ -288,6 +298,24 @@ READERS: dict[str, Reader] = {
     "journal": Reader(JOURNAL_FILE, "bytes", _read_history, _journal),
     "snapshots": Reader("s.h5", "hdf5", read_snapshots, _snapshots),
     "columns_h5": Reader("t.h5", "hdf5", lambda file: (read_columns(file), is_snapshot_file(file)), _table_h5),
+    "parquet": Reader("t.parquet", "bytes", read_columns, _parquet),
+    "zarr": Reader("s.zarr/zarr.json", "json", _zarr_store, lambda: [_zarr()["zarr.json"]], _in_zarr, heavy=True),
+    "zarr_array": Reader(
+        "s.zarr/configs/zarr.json", "json", _zarr_store, lambda: [_zarr()["configs/zarr.json"]], _in_zarr, heavy=True
+    ),
+    "graph_cache": Reader(
+        "chunk-000000.safetensors", "safetensors", _graph_cache, lambda: [_cache()["chunk-000000.safetensors"]], _cache
+    ),
+    "original_weights": Reader(
+        "weights.safetensors",
+        "safetensors",
+        _load_run,
+        lambda: [_original_run()["weights.safetensors"]],
+        _original_run,
+        heavy=True,
+    ),
+    "sweeps": Reader("g.yaml", "yaml", _sweeps, lambda: [GRAPH.replace(b"0.01", b"!sweep {values: [1, 2]}"), GRAPH]),
+    "search": Reader("c.yaml", "yaml", _search, lambda: [TAGS]),
     "columns_csv": Reader("t.csv", "text", read_columns, lambda: CSV),
     "graph_store": Reader("s.h5", "hdf5", _graph_store, _snapshots, heavy=True),
     "graph_config": Reader("g.yaml", "yaml", _graph_config, lambda: [GRAPH]),
@@ -296,7 +324,7 @@ READERS: dict[str, Reader] = {
     "txt": _foreign("txt", "text", lambda: [b"0110 12\n1111 3\n", b"0 1 1\n1 1 0\n"]),
     "npy": _foreign("npy", "npy", lambda: [_npy(snapshots_of().configs), _npy(snapshots_of().configs.astype(float))]),
     "npz": _foreign("npz", "zip", _npz),
-    "netcdf": _foreign("nc", "bytes", lambda: [_written(lambda path: write_netcdf(path, snapshots_of()), "s.nc")]),
+    "netcdf": _foreign("nc", "bytes", lambda: [written(lambda path: write_netcdf(path, snapshots_of()), "s.nc")]),
     "json": _foreign("json", "json", lambda: _measured("pulser_counts.json", "aquila.json", "bloqade_emulated.json")),
     "positions_json": Reader("p.json", "json", _positions, lambda: _measured("pulser_register.json", "ahs_program.json")),
     "positions_npy": Reader("p.npy", "npy", _positions, lambda: [_npy(snapshots_of().positions)]),
@@ -312,3 +340,4 @@ READERS: dict[str, Reader] = {
     "text": Reader("t.txt", "text", lambda file: TextSource(str(file), read_bytes(file)), lambda: [b"a b c\nd e\n"]),
     "text_csv": Reader("t.csv", "text", lambda file: TextSource(str(file), read_bytes(file)), lambda: CSV),
 }
+READERS |= RUN_READERS

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from qsr.hparams import ConfigError
 from qsr.qembed import QuantumSequenceClassifier, QuantumTrainer
 from tests.qembed.trainer_cases import loader, network, tokens, trainer
 
@@ -206,6 +207,10 @@ def test_files_that_cannot_be_used_say_why(tmp_path):
     (tmp_path / "model.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(RuntimeError, match="damaged"):
         found.load_model(tmp_path / "model.pth")
+    for state in ({}, {"model": 3}, {"model": {"a": 1}}, {"model": found.model.state_dict(), "evaluation_probability": "x"}):
+        torch.save({"format_version": 1, **state}, tmp_path / "other.pth")
+        with pytest.raises(ConfigError, match=r"other\.pth"):
+            found.load_model(tmp_path / "other.pth", strict=False)
 
 
 class Evil:

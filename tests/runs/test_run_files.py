@@ -1,12 +1,16 @@
 """Atomic writing: the old content or the new one, and nothing left behind."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
+from qsr.hparams import ConfigError
 from qsr.runs import replacing, replacing_directory, write_atomically
 from qsr.runs.files import previous_of, remove_leftovers
+from qsr.runs.tensors import read_tensors
 
 
 class Crash(Exception):
@@ -80,3 +84,36 @@ def test_a_kill_between_the_renames_leaves_the_old_directory_aside(tmp_path: Pat
         (folder / "new").touch()
         assert (previous_of(tmp_path / "d") / "old").exists()
     assert [path.name for path in tmp_path.rglob("*")] == ["d", "new"]
+
+
+def test_storages_that_claim_more_than_they_have(tmp_path: Path) -> None:
+    """torch before 2.10 believed them."""
+    file = tmp_path / "state.pt"
+    torch.save({"a": torch.arange(4.0), "b": torch.ones(2, dtype=torch.uint8)}, file)
+    assert read_tensors(file)["a"].tolist() == [0, 1, 2, 3]
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    (name,) = (name for name in entries if name.endswith("data.pkl"))
+    begin = b"X\x03\x00\x00\x00cpuq\x06K"  # the number of elements comes after the device
+    longer = begin + b"\x04", begin + b"\x11", "has 16 bytes, and claims 17"
+    narrower = b"ctorch\nFloatStorage", b"ctorch\nByteStorage", "has 16 bytes, and claims 4"
+    for old, new, said in (longer, narrower):
+        assert old in entries[name]
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for entry, content in entries.items():
+                archive.writestr(entry, content.replace(old, new) if entry == name else content)
+        with pytest.raises(ConfigError, match=said):
+            read_tensors(file)
+
+
+def test_items_are_set_on_mappings_only(tmp_path: Path) -> None:
+    file = tmp_path / "state.pt"
+    torch.save({"a": torch.arange(4.0)}, file)
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for entry, content in entries.items():
+            ending = content.rpartition(b"s.")[0] + b"K\x00K\x01ss." if entry.endswith("data.pkl") else content
+            archive.writestr(entry, ending)
+    with pytest.raises(ConfigError, match="does not support item assignment"):
+        read_tensors(file)

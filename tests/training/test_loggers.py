@@ -132,7 +132,7 @@ def test_a_csv_that_was_torn_goes_on_after_its_last_whole_row(tmp_path: Path) ->
 @pytest.mark.parametrize("text", ["step\nx\n", "a\n1\n", "step\n1,2\n", "step\n\udcff\n"])
 def test_a_csv_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(text, errors="surrogateescape")
-    with pytest.raises(ConfigError, match=r"metrics\.csv: not the metrics of a run"):
+    with pytest.raises(ConfigError, match=r"metrics\.csv: no metrics of a run"):
         CsvLogger(tmp_path / "metrics.csv", resume=True)
 
 
