@@ -149,6 +149,7 @@ def test_the_wheel_works_with_the_core_alone(tmp_path: Path) -> None:
         refused = said(line)
         assert refused.returncode == 2 and f"pip install 'qsr[{extra}]'" in refused.stderr, f"{line}: {refused.stderr}"
         assert len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    assert [path.name for path in (away / RUN).parent.iterdir()] == ["0"], "what is refused leaves no directory"
 
 
 def two_by_two() -> float:
