@@ -16,7 +16,7 @@ from qsr.training import Callback, HistoryWriter, ProgressBar, ProgressLog, Trai
 from qsr.training.data import DataLoaderHparams, PyTorchData
 from qsr.training.device import find_device
 from qsr.training.fitting import StartedFit, matmul_precision, new_model, objective_of, source, stage_of, started_fit
-from qsr.training.loggers import LoggerCallback, metric_logger
+from qsr.training.loggers import LoggerCallback, check_logger, metric_logger
 from qsr.training.logs import locked, logged
 from qsr.training.model import Model
 from qsr.training.rate import ScheduledStep
@@ -89,6 +89,7 @@ def start_fit(
     started = started_fit(settings, data_of(settings) if data is None else data, model)
     stage = stage_of(started.settings, started.objective)
     started.model.configure_update(started.settings, stage)  # may refuse its arguments: before there is a directory
+    check_logger(started.settings.logger)
     directory = RunDirectory.claim(started.settings)
     with locked(directory):
         return _run(started, directory, progress, False, callbacks)

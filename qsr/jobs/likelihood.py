@@ -10,6 +10,7 @@ from qsr.hparams import ConfigError, RunSettings
 from qsr.jobs.run import Run, build_model, refuse_energy_settings, run_training
 from qsr.runs import RunDirectory, bounded_by
 from qsr.training import Callback, EarlyStopping, SnapshotLikelihood, update_rule
+from qsr.training.loggers import check_logger
 from qsr.training.logs import locked, logged
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ def start_on_snapshots(settings: RunSettings, progress: bool, callbacks: Sequenc
     settings, objective = snapshots_objective(settings)
     model = build_model(settings)
     update_rule(model, settings)
+    check_logger(settings.logger)
     directory = RunDirectory.claim(settings)
     watching = [*_stopping(settings), *callbacks]
     with locked(directory):

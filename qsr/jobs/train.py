@@ -18,6 +18,7 @@ from qsr.samplers import Sampler
 from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.fitting import started_fit
+from qsr.training.loggers import check_logger
 from qsr.training.logs import locked, logged
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
@@ -116,6 +117,7 @@ def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequ
     objective = variational_energy(settings, final)  # all of these may refuse their arguments: before there is a directory
     check_sign(model, objective.hamiltonian)
     update_rule(model, settings, final)
+    check_logger(settings.logger)
     processes = Processes.found()
     directory, started = claimed(settings, processes)
     with locked(directory):

@@ -11,6 +11,7 @@ from qsr.jobs.run import Run, Section, build_model, given_sections, path_of, ref
 from qsr.jobs.train import TEACHER
 from qsr.runs import RunDirectory, read_run, restore_model
 from qsr.training import TeacherLikelihood, update_rule
+from qsr.training.loggers import check_logger
 from qsr.training.logs import locked
 
 
@@ -62,6 +63,7 @@ def transfer(
     student = build_model(settings)
     objective = TeacherLikelihood(restore_model(stored, student.device), settings.train)
     update_rule(student, settings)  # may refuse its arguments: before there is a directory
+    check_logger(settings.logger)
     directory = RunDirectory.claim(settings)
     if directory is None:
         return run_training(settings, student, lambda *_: objective, None, progress)

@@ -162,7 +162,7 @@ def _read_parquet(file: Path) -> Columns:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ConfigError(f"{file}: Parquet files need pyarrow: pip install qsr[hsm]") from None
+        raise ConfigError(f"{file}: Parquet files need pyarrow: pip install 'qsr[hsm]'") from None
     with parsing(file, "not a Parquet file"):
         size = check_regular(file)
         about = parquet.ParquetFile(file).metadata

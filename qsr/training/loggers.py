@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_KEPT = 100  # of a CSV file before they are written
 _STEP = re.compile(r"[0-9]{1,18}")
+MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}  # that a kind of logger imports
 FLUSH_SECONDS = 2  # until events are on disk, where `tensorboard` shows them; what a kill may lose
 
 
@@ -148,7 +149,7 @@ class TensorBoardLogger:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.package = _package("torch.utils.tensorboard", "tensorboard")
+        self.package = _package("tensorboard")
         self.writer: Any = None
         self.last = 0
 
@@ -176,7 +177,7 @@ class WandbLogger:
     """A run of Weights & Biases, on this machine unless `offline=False`."""
 
     def __init__(self, folder: Path, settings: LoggerHparams, config: dict[str, Any]) -> None:
-        self.wandb = _package("wandb", "wandb")
+        self.wandb = _package("wandb")
         self.settings = settings
         self.run = self.wandb.init(
             project=settings.project,
@@ -263,9 +264,19 @@ class LoggerCallback(Callback):
         self.target.close(None)
 
 
-def _package(module: str, extra: str) -> Any:
+def check_logger(settings: LoggerHparams) -> None:
+    """Before there is a directory for its run.
+
+    Raises:
+        ConfigError: if the package of this kind of logger is not installed; it names the extra.
+    """
+    if settings.kind in MODULES:
+        _package(settings.kind)
+
+
+def _package(kind: str) -> Any:
     os.environ.setdefault("WANDB_SILENT", "true")  # its greeting would go into the terminal between our lines
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(MODULES[kind])
     except ImportError:
-        raise ConfigError(f"logger.kind={extra}: the package {extra} is not installed; pip install 'qsr[{extra}]'") from None
+        raise ConfigError(f"logger.kind={kind}: the package {kind} is not installed; pip install 'qsr[{kind}]'") from None

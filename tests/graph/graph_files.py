@@ -5,7 +5,6 @@ from typing import Any
 
 import h5py
 import torch
-import zarr
 
 import qsr
 from qsr.graph import SnapshotReader
@@ -23,6 +22,8 @@ def snapshots(file: Path, shots: int = 10, shape: tuple[int, int] = (2, 3), seed
 
 def as_zarr(file: Path, target: Path) -> Path:
     """The same arrays and attributes as a zarr store."""
+    import zarr  # which Python 3.10 has not
+
     group = zarr.open_group(target, mode="w")
     with h5py.File(file) as store:
         for name, value in store.attrs.items():

@@ -36,7 +36,11 @@ CLASSES = np.array(["down", "up"])[(X[:, 0] + X[:, 1] > 0).astype(int)]
 NUMBERS = X[:, 0] - 2 * X[:, 1]
 
 
-@parametrize_with_checks([kind(**settings) for kind in (HSMClassifier, HSMRegressor) for settings in (SMALL, ANALYTIC, PAULI)])
+SETTINGS = [kind(**settings) for kind in (HSMClassifier, HSMRegressor) for settings in (SMALL, ANALYTIC, PAULI)]
+CHECKS = parametrize_with_checks(SETTINGS)  # a generator in some versions, which pytest refuses
+
+
+@pytest.mark.parametrize(CHECKS.args[0], [*CHECKS.args[1]], **CHECKS.kwargs)
 def test_rules_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 

@@ -254,3 +254,14 @@ def test_optional_packages_are_imported_when_used() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb"])
+def test_a_package_that_is_missing_is_told_before_there_is_a_run(kind: str, tmp_path: Path) -> None:
+    """In a process of its own, where the package cannot be imported."""
+    code = f"import sys; sys.modules[{kind!r}] = None; import qsr.cli.main as cli; sys.argv[0] = 'qsr'; cli.main()"
+    words = f"train --train steps=2 K=4 --rnn patch=1 Nh=4 --rydberg Lx=2 Ly=2 --logger kind={kind}"
+    found = subprocess.run([sys.executable, "-c", code, *words.split()], cwd=tmp_path, capture_output=True, text=True)
+    said = f"Error: logger.kind={kind}: the package {kind} is not installed; pip install 'qsr[{kind}]'\n"
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", said)
+    assert list(tmp_path.iterdir()) == []
