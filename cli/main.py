@@ -12,6 +12,7 @@ from qsr.hparams import ConfigError
 from qsr.training import Interrupted, RunFailed
 from qsr.training.distribution import Processes, by_torchrun, leave, speaks
 from qsr.training.memory import is_out_of_memory
+from qsr.training.protocols import FailedAlone
 
 from .about import compare, info, report
 from .commands import exact, finetune, load, plot, train, transfer
@@ -93,8 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
         status = 0
     except click.ClickException as error:
         status = _say(error.format_message(), BAD_INPUT)
-    except RunFailed as error:  # all processes of a run fail together, for the reason that the first one gives
-        status = _say(str(error), FAILED) if Processes.expected().first else FAILED
+    except RunFailed as error:  # most often all processes fail together, for the reason that the first one gives
+        alone = isinstance(error, FailedAlone)
+        status = _say(str(error), FAILED) if alone or Processes.expected().first else FAILED
     except Interrupted as stop:
         # torchrun would start the processes again, and has no way to pass a status on.
         status = 0 if stop.signum is None and by_torchrun() else stop.status

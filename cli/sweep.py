@@ -41,6 +41,8 @@ def run_sweep(
         ended = 0
         for index, outcome in in_parallel(runs, launcher) if parallel else _in_turn(runs, here):
             outcomes[index] = outcome
+            if not Processes.expected().first:
+                continue
             if outcome.stopped:
                 directory = None if outcome.path is None else RunDirectory(outcome.path)
                 click.echo(f"stopped: {saved(directory)}", err=True)

@@ -246,7 +246,7 @@ class Trainer:
             ConfigError: for loaders without batches, other loaders than before, and what a criterion or monitor refuses.
             RunFailed: (a RuntimeError) if the loss stays non-finite.
             optuna.TrialPruned: when the trial says so.
-            Interrupted: on SIGINT or SIGTERM, with everything saved.
+            Interrupted: on a signal, or when `max_time` has passed, with everything saved.
         """
         if not len(train_loader):
             training = self._config.training

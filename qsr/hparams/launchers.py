@@ -45,6 +45,8 @@ def read_launcher(words: Sequence[str], directory: str | None) -> Launcher:
         ConfigError: for launchers that there are not, or whose extra is not installed, for settings that the launcher does
             not have or that have no use here, and for everything else of Hydra.
     """
+    if not words:
+        return Launcher()
     keys = {word: word.lstrip("+~").partition("=")[0] for word in words}
     for word, key in keys.items():
         if key != CHOICE and not key.startswith(SETTINGS):

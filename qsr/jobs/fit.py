@@ -55,7 +55,7 @@ def fit(
     Raises:
         ConfigError: for settings that cannot be run, before any work.
         RunFailed: if the loss stays non-finite.
-        Interrupted: on SIGINT or SIGTERM, with everything saved.
+        Interrupted: on a signal, or when `max_time` has passed, with everything saved.
     """
     given = given_sections(
         train=train,

@@ -74,7 +74,7 @@ def train_graphs(config: Mapping[str, Any], *, progress: bool = False, callbacks
     Raises:
         ConfigError: for a configuration that cannot be run, before any work.
         RunFailed: if the loss stays non-finite.
-        Interrupted: on SIGINT or SIGTERM, with everything saved.
+        Interrupted: on a signal, or when `max_time` has passed, with everything saved.
     """
     trainer = Trainer.from_config(config)
     loaders = trainer.prepare_dataloaders()

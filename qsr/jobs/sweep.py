@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -30,7 +30,9 @@ from qsr.jobs.run import Run
 from qsr.jobs.train import resume, train
 from qsr.training import Callback, Interrupted, RunFailed, Trainer
 from qsr.training.distribution import Processes
+from qsr.training.memory import is_out_of_memory
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_LOOKS = 0.3  # at jobs that submitit has started
 
 
@@ -134,6 +136,10 @@ def attempt(start: Callable[[Sequence[Callback]], object], watch: Watch) -> Outc
         return replace(watch.found, error=" ".join(str(error).split()))
     except OSError as error:
         return replace(watch.found, error=f"{error.filename or 'output'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return replace(watch.found, error="out of memory")
     return watch.found
 
 
@@ -179,8 +185,9 @@ def _until_stopped(stop: Path, start: Callable[[Path], Iterator[tuple[int, Outco
         stop.parent.mkdir(parents=True, exist_ok=True)
         stop.touch()
 
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        previous[caught] = signal.signal(caught, note)
+    for caught in STOPPING:
+        if signal.getsignal(caught) != signal.SIG_IGN:
+            previous[caught] = signal.signal(caught, note)
     try:
         yield from start(stop)
     finally:
@@ -219,7 +226,7 @@ def _with_joblib(runs: Sequence[SweepRun], launcher: Launcher, stop: Path) -> It
     jobs = min(joblib.effective_n_jobs(launcher.settings["n_jobs"]), len(runs))
     multiprocessing.set_forkserver_preload([__name__])  # torch is imported once
     resource_tracker.ensure_running()  # it unblocks them
-    with _blocked(signal.SIGINT, signal.SIGTERM):
+    with _blocked(*STOPPING):
         forkserver.ensure_running()
     parallel = joblib.Parallel(jobs, backend="threading", pre_dispatch=jobs, batch_size=1, return_as="generator_unordered")
     yield from parallel(joblib.delayed(_in_own_process)(index, run, threads_for(jobs), stop) for index, run in enumerate(runs))
@@ -253,7 +260,9 @@ def _report(run: SweepRun, threads: int, stop: Path, writer: Connection) -> None
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # only the server must live on, to tell how this one ended
     _limit_threads(threads)
     logging.getLogger("qsr").addHandler(logging.NullHandler())  # lines of several runs would mix; each has its output.txt
-    writer.send(attempt(run.start, Watch(stop, writer.send)))
+    outcome = attempt(run.start, Watch(stop, writer.send))
+    with suppress(BrokenPipeError):  # whoever would list it is gone
+        writer.send(outcome)
 
 
 # --- submitit -----------------------------------------------------------------------------------------------------------
@@ -262,7 +271,7 @@ def _report(run: SweepRun, threads: int, stop: Path, writer: Connection) -> None
 def _with_submitit(runs: Sequence[SweepRun], launcher: Launcher, stop: Path) -> Iterator[tuple[int, Outcome]]:
     executor = slurm_or_local(launcher)
     threads = (launcher.settings["cpus_per_task"] or 1) if launcher.name == "submitit_slurm" else threads_for(len(runs))
-    with _blocked(signal.SIGINT):
+    with _blocked(signal.SIGINT, signal.SIGHUP):
         try:
             left = dict(enumerate(executor.submit_array([Submitted(run, threads, stop) for run in runs])))
         except (OSError, RuntimeError) as error:

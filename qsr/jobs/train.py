@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,16 @@ from qsr.jobs.fit import data_of, resume_fit, start_fit
 from qsr.jobs.likelihood import resume_on_snapshots, snapshots_objective, start_on_snapshots
 from qsr.jobs.processes import check_shared, claimed
 from qsr.jobs.run import Run, Section, at_stage, build_model, given_sections, log_baseline, path_of, run_training
-from qsr.runs import RunDirectory, bounded_by, load_model
+from qsr.runs import RunDirectory, bounded_by, load_model, read_run, restore_model
 from qsr.samplers import Sampler
 from qsr.training import Callback, FamilyEnergy, Stage, TeacherLikelihood, VariationalEnergy, update_rule
+from qsr.training.device import find_device
 from qsr.training.distribution import ALONE, Processes
 from qsr.training.fitting import started_fit
 from qsr.training.loggers import check_logger
 from qsr.training.logs import locked, logged
+
+logger_of_jobs = logging.getLogger(__name__)  # `logger` is a section of settings here
 
 # Natural gradients fit the local energies sample by sample, and learn the noise of drawn flips with them: without a
 # bound a run on 8x8 had five times the error of exact flips after 100 steps. With a bound of 0.1 runs on 16x16 with drawn flips
@@ -65,14 +70,15 @@ def train(
         logger: where metrics go beside history.h5.
         extra: free keys, kept in settings.json.
         preset: named settings below the given ones (`nnqsr`).
-        resume_auto: go on with the newest run that has these very settings, if there is one; one that has ended stays as it is.
+        resume_auto: go on with the newest run that has these very settings (`max_time` may be another one), if there is one; one
+            that has ended stays as it is.
         progress: show a tqdm bar on stderr.
         callbacks: called at every hook of the training (see `qsr.training.Callback`).
 
     Raises:
         ConfigError: for settings that cannot be run, before any work.
         RunFailed: if the energy stays non-finite.
-        Interrupted: on SIGINT or SIGTERM, with everything saved.
+        Interrupted: on a signal, or when `max_time` has passed, with everything saved.
     """
     given = given_sections(
         hamiltonian=hamiltonian,
@@ -90,8 +96,12 @@ def train(
     )
     settings = RunSettings.from_tree(given, preset)
     check_shared(settings)
-    if resume_auto and (path := _newest(settings)) is not None:
-        return resume(path, progress=progress, callbacks=callbacks)
+    if resume_auto and (found := _newest(settings)) is not None:
+        path, ended = found
+        if ended:
+            logger_of_jobs.info("%s has ended", path)
+            return _ended(Path(path), settings)
+        return _go_on(Path(path), None, progress, callbacks, {"max_time": settings.train.max_time})
     if settings.on_data:
         return start_fit(settings, progress=progress, callbacks=callbacks)
     if settings.data is not None:
@@ -99,15 +109,23 @@ def train(
     return start(settings, build_model(at_stage(settings, settings.train.stages()[0])), progress, callbacks)
 
 
-def _newest(settings: RunSettings) -> str | None:
-    """The directory of the newest run with these settings; in several processes that which the first one finds."""
+def _newest(settings: RunSettings) -> tuple[str, bool] | None:
+    """The directory of the newest run with these settings, and whether it has ended; of several processes the first one looks."""
     if settings.on_data:
         settings = started_fit(settings, data_of(settings)).settings  # settings.json has what the data say, too
     elif settings.data is not None:
         settings, _ = snapshots_objective(settings)
     processes = Processes.found()
     found = RunDirectory.newest(settings) if processes.first else None
-    return processes.told(None if found is None else str(found.path))
+    return processes.told(None if found is None else (str(found.path), found.weights_file.is_file()))
+
+
+def _ended(path: Path, settings: RunSettings) -> Run:
+    """A run to which nothing is to be done."""
+    if not Processes.expected().first:  # the others need no access to the directory
+        return Run(None, settings, None)
+    stored = read_run(path)
+    return Run(path, stored.settings, restore_model(stored, find_device(stored.settings.train.device)))
 
 
 def start(settings: RunSettings, model: Sampler, progress: bool, callbacks: Sequence[Callback] = ()) -> Run:
@@ -161,15 +179,20 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         ConfigError: if the directory is not a run of qsr, has no usable checkpoint, or is being written.
         RunFailed, Interrupted: as `train`.
     """
+    return _go_on(path_of(run), data, progress, callbacks, {})
+
+
+def _go_on(path: Path, data: Any, progress: bool, callbacks: Sequence[Callback], limits: Mapping[str, Any]) -> Run:
+    """As `resume`; `limits` are settings of `train` that hold for this process instead of the stored ones."""
     if Processes.expected().size > 1:
-        return _resume_shared(path_of(run), progress, callbacks)
-    directory = RunDirectory.open(path_of(run))
+        return _resume_shared(path, progress, callbacks, limits)
+    directory = RunDirectory.open(path)
     if directory.read_settings().model.section == "graph_run":
         from qsr.jobs.graph_runs import resume_graphs
 
         return resume_graphs(directory.path, data, progress, callbacks)
     with locked(directory):
-        settings = directory.read_settings()
+        settings = _limited(directory.read_settings(), limits)
         if settings.on_data:
             return resume_fit(settings, directory, data, progress, callbacks)
         if settings.data is not None:
@@ -185,7 +208,11 @@ def resume(run: str | Path | Run, *, data: Any = None, progress: bool = False, c
         return _run(settings, model, directory, progress, True, callbacks, ALONE)
 
 
-def _resume_shared(path: Path, progress: bool, callbacks: Sequence[Callback]) -> Run:
+def _limited(settings: RunSettings, limits: Mapping[str, Any]) -> RunSettings:
+    return replace(settings, train=settings.train.updated(limits)) if limits else settings
+
+
+def _resume_shared(path: Path, progress: bool, callbacks: Sequence[Callback], limits: Mapping[str, Any]) -> Run:
     """Go on in several processes; the run's directory needs to be there for the first one only."""
     processes = Processes.found()
     directory = RunDirectory.open(path) if processes.first else None
@@ -195,7 +222,7 @@ def _resume_shared(path: Path, progress: bool, callbacks: Sequence[Callback]) ->
             stored = directory.read_settings()
             check_shared(stored)
             tree = stored.tree()
-        settings = RunSettings.from_tree(processes.told(tree))
+        settings = _limited(RunSettings.from_tree(processes.told(tree)), limits)
         with bounded_by(directory):
             model = build_model(at_stage(settings, settings.train.stages()[0]))
         return _run(settings, model, directory, progress, True, callbacks, processes)

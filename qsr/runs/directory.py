@@ -103,14 +103,18 @@ class RunDirectory:
 
     @classmethod
     def _of(cls, settings: RunSettings) -> Iterator[RunDirectory]:
-        """Runs with these settings, the newest first."""
+        """Runs with these settings, the newest first; the limit of time, which has no part in the numbers, may be another one."""
         if not settings.train.writes:
             return
+        wanted = _unlimited(settings)
         found = (Path(settings.train.dir) / settings.folder).glob("[0-9]*")
         for path in sorted((path for path in found if path.name.isdigit()), key=lambda path: -int(path.name)):
             directory = cls(path)
-            if directory.exists() and without_versions(read_tree(path / SETTINGS_FILE)) == _tree(settings):
-                yield directory
+            try:
+                if directory.exists() and _unlimited(directory.read_settings()) == wanted:
+                    yield directory
+            except ConfigError as error:  # of a neighbour, with which this run has nothing to do
+                logger.warning("%s", error)
 
     def _is_free(self) -> bool:
         try:
@@ -329,6 +333,12 @@ def settings_of(tree: Mapping[str, Any], file: Path) -> RunSettings:
 def _is_on_data(tree: Mapping[str, Any]) -> bool:
     objective = tree.get("objective")
     return isinstance(objective, dict) and objective.get("name") == "supervised"
+
+
+def _unlimited(settings: RunSettings) -> dict[str, Any]:
+    """All settings but the limit of time; those that an older version did not write have their defaults."""
+    tree = settings.tree()
+    return {**tree, "train": {name: value for name, value in tree["train"].items() if name != "max_time"}}
 
 
 def _tree(settings: RunSettings) -> dict[str, Any]:

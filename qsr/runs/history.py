@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -34,6 +35,8 @@ JOURNAL_FILE = "history.journal"
 FORMAT = "qsr-history/1"
 JOURNAL_SHARE = 16  # the journal is merged when it has a 16th of all rows
 COUNTERS = {"steps": "step", "epochs": "epoch"}  # group -> the int64 column that every row of it has
+
+logger = logging.getLogger(__name__)
 
 Columns = dict[str, NDArray[Any]]  # column name -> (rows,) int64 for the counter, float64 for all others
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -309,14 +312,17 @@ def _line(entry: Any) -> bytes:
 
 
 def _entries(raw: bytes, path: Path) -> Iterable[tuple[Any, int]]:
-    """The entries of a journal, each with the position after its line; a torn last line is left out."""
+    """The entries of a journal, each with the position after its line, up to one that is torn.
+
+    Rows of a checkpoint are on disk with it. Those since may reach the disk in any order, which a power failure shows.
+    """
     start = 0
     while (stop := raw.find(b"\n", start)) >= 0:
         checksum, _, text = raw[start:stop].partition(b" ")
         if checksum != b"%08x" % zlib.crc32(text):
-            if stop + 1 == len(raw):
-                return
-            raise ConfigError(f"{path}: damaged at byte {start}, before its last line; move it away to go on without its rows")
+            if stop + 1 < len(raw):
+                logger.warning("%s: damaged at byte %d; rows from there on are left out", path, start)
+            return
         start = stop + 1
         yield parse_json(text), start
 

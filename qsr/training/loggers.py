@@ -102,9 +102,10 @@ class CsvLogger:
             self._rewrite()
         text = io.StringIO()
         csv.DictWriter(text, self.columns, restval="").writerows(self.waiting)
-        self.waiting = []
         with self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(text.getvalue())
+        self.last = int(self.waiting[-1]["step"])
+        self.waiting = []
 
     def flush(self) -> None:
         self.save()

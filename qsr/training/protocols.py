@@ -18,6 +18,10 @@ class RunFailed(RuntimeError):
     """A run that cannot go on; the last good weights are saved."""
 
 
+class FailedAlone(RunFailed):
+    """Of several processes this one cannot go on; the others will only find that it has ended."""
+
+
 @dataclass(frozen=True)
 class BatchKey:
     """Names one minibatch; its draws are seeded by this (see `qsr.training.random`)."""

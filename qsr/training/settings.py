@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from qsr.hparams.base import ConfigError, Hparam, Hparams
 from qsr.hparams.types import MetricName
@@ -30,7 +30,12 @@ def _duration(value: str) -> str:
     return value
 
 
-Duration = Annotated[str, AfterValidator(_duration)]
+def _seconds(value: Any) -> Any:
+    """Numbers are seconds; YAML reads 11:50:00 as such a number, too."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Duration = Annotated[str, BeforeValidator(_seconds), AfterValidator(_duration)]
 
 
 class TrainHparams(Hparams):

@@ -27,6 +27,7 @@ from qsr.training.protocols import (
     BudgetedObjective,
     Callback,
     EpochObjective,
+    FailedAlone,
     Metrics,
     Objective,
     RunFailed,
@@ -137,6 +138,10 @@ class Trainer:
                 if self.stage.final:  # the settings speak of its lattice
                     self.save_weights()
                 self._call("on_fit_end")
+                if not self.stage.final:  # a signal while the last step was saved would be forgotten by the next stage
+                    (signum,) = self.processes.largest(max(noted, default=0))
+                    if signum:
+                        raise Interrupted(signum, self.directory)
             except BaseException as error:
                 for callback in self.callbacks:
                     callback.on_exception(self, error)
@@ -191,7 +196,7 @@ class Trainer:
         if not isinstance(self.objective, BudgetedObjective):
             raise RunFailed(f"step {self.step}: out of memory; a smaller data.loader.batch_size or model takes less")
         if self.processes.size > 1:  # the others are in the middle of the step
-            raise RunFailed(f"step {self.step}: out of memory; a smaller train.memory_MiB makes smaller chunks")
+            raise FailedAlone(f"step {self.step}: out of memory; a smaller train.memory_MiB makes smaller chunks")
         failed_at = self.step
         memory = less_memory(self.objective.memory_bytes, "a smaller train.K or model takes less")
         # Not the step alone: it may have changed the weights in part.
@@ -287,9 +292,13 @@ class Trainer:
         self._latest = self.state()
         self._written = time.monotonic()
         self._good = self._good or self._latest
+        self._save(self._latest)
+
+    def _save(self, state: dict[str, Any]) -> None:
+        """Make a state the newest checkpoint on disk."""
         if self.directory is not None:
-            rest = {name: value for name, value in self._latest.items() if name != "model"}
-            self.directory.save_checkpoint(self.step, self._latest["model"], rest)
+            rest = {name: value for name, value in state.items() if name != "model"}
+            self.directory.save_checkpoint(state["step"], state["model"], rest)
 
     def resume(self) -> None:
         """Go on from the last checkpoint in the first process' directory.
@@ -327,6 +336,7 @@ class Trainer:
 
     def _rewind(self, problem: str) -> None:
         failed_at, rewinds = self.step, self.rewinds + 1
+        self._save(self._good)  # before the history is cut to its length: later checkpoints could not be resumed then
         self._latest = self._good
         self.load_state(self._good)
         if rewinds > MAX_REWINDS:
@@ -338,6 +348,9 @@ class Trainer:
         for _ in range(rewinds - self.rewinds):  # the good state may be older than earlier rewinds
             self.update_rule.slow_down()
         self.rewinds = rewinds
+        good = self._good
+        self.checkpoint()  # a kill, or missing memory, must not give the rate back
+        self._good = good
         logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, problem, self.step)
 
 

@@ -21,7 +21,7 @@ def swept(line: str, folder: Path, path: str = "") -> Iterator[subprocess.Popen[
     command = [sys.executable, "-m", "qsr", *line.split()]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": f"{path}:{os.environ['PATH']}"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True, process_group=0) as started:
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as started:
         try:
             yield started
         finally:

@@ -1,6 +1,8 @@
 """The history: every acknowledged row once, in order, whatever happens between and inside the writes."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,16 +135,24 @@ def test_torn_first_line(history: History, tmp_path: Path, cut: int) -> None:
     assert steps_of(tmp_path) == [0, 1, 2, 3]
 
 
-def test_damage_in_the_middle_is_an_error(history: History, tmp_path: Path) -> None:
+def test_rows_after_a_damaged_one_are_left_out_unless_a_checkpoint_has_them(
+    history: History, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     append_steps(history, 0, 5)
     history.close()
     journal = tmp_path / "history.journal"
     lines = journal.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b'"step":1', b'"step":7')
+    lines[3] = lines[3].replace(b'"step":2', b'"step":7')
     journal.write_bytes(b"".join(lines))
-    for use in (lambda: history.read("steps"), lambda: append_steps(history, 5, 6), history.flush):
-        with pytest.raises(ConfigError, match=r"history.journal: damaged at byte \d+"):
-            use()
+    with caplog.at_level(logging.WARNING, logger="qsr"):
+        assert steps_of(tmp_path) == [0, 1]
+    assert re.search(r"history.journal: damaged at byte \d+; rows from there on are left out", caplog.text)
+    with pytest.raises(ConfigError, match=r"2 rows of 'steps', expected at least the 3 of the checkpoint"):
+        history.truncate({"steps": 3})
+    assert journal.read_bytes() == b"".join(lines), "nothing is thrown away that somebody may want to mend"
+    history.truncate({"steps": 1})
+    append_steps(history, 1, 3)
+    assert steps_of(tmp_path) == [0, 1, 2]
 
 
 def test_damaged_or_missing_file_is_an_error(history: History, tmp_path: Path) -> None:

@@ -116,6 +116,17 @@ def test_a_csv_goes_back_with_its_run(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.csv").read_text().split() == ["step,a", "1,1.0", "2,4.0", "3,5.0"]
 
 
+def test_a_csv_goes_back_after_it_was_saved(tmp_path: Path) -> None:
+    written = CsvLogger(tmp_path / "metrics.csv", resume=False)
+    for step in (1, 2, 3):
+        written.log({"a": float(step)}, step)
+    written.save()
+    written.log({"a": 2.5}, 2)
+    written.log({"a": 3.5}, 3)
+    written.close(None)
+    assert (tmp_path / "metrics.csv").read_text().split() == ["step,a", "1,1.0", "2,2.5", "3,3.5"]
+
+
 def test_a_csv_that_was_torn_goes_on_after_its_last_whole_row(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
     file.write_text("step,a\n1,1.0\n2,2.0\n3,3.")
