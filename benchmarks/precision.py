@@ -68,7 +68,7 @@ class EmulatedTF32(TorchDispatchMode):
         if func is ATEN._scaled_dot_product_flash_attention_for_cpu.default:
             return self._attention(*args, **kwargs)
         if func.overloadpacket in UNKNOWN:
-            raise NotImplementedError(f"{func}: a product of matrices that is not rounded")
+            raise TypeError(f"{func}: a product of matrices that is not rounded")
         places = PRODUCTS.get(func, ())
         return func(*(rounded_to_tf32(arg) if place in places else arg for place, arg in enumerate(args)), **kwargs)
 

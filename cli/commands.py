@@ -20,7 +20,7 @@ from qsr.jobs.sweep import Outcome, SweepRun, Watch, attempt
 from qsr.runs import RunDirectory, read_run
 from qsr.runs.log import PlainText
 from qsr.symmetries import SYMMETRIES
-from qsr.training import Interrupted
+from qsr.training import Callback, Interrupted
 from qsr.training.distribution import Processes
 
 from .help import section_table, sections_overview
@@ -121,7 +121,8 @@ def finish(run: jobs.Run) -> None:
 @section_command(
     "train",
     "qsr train [--preset NAME] --SECTION name=value ... --SECTION name=value ...\n"
-    "   or  qsr train --config-name FILE section.setting=value +key=value ...   or   qsr train --resume RUN",
+    "   or  qsr train --config-name FILE section.setting=value +key=value ...   or   qsr train --resume RUN\n"
+    "   or  qsr train --resume auto ...    (the newest run of these settings goes on, or begins)",
     False,
     "Train a model to the ground state of a Hamiltonian, or on data.",
 )
@@ -195,8 +196,14 @@ def train(
 
 def in_this_process(run: SweepRun) -> Outcome:
     """A run of a sweep, as a single one looks in the terminal."""
+
+    def started(callbacks: Sequence[Callback]) -> jobs.Run:
+        done = run.start(callbacks, bar)
+        finish(done)
+        return done
+
     with terminal() as bar:
-        return attempt(lambda callbacks: finish(run.start(callbacks, bar)), Watch())
+        return attempt(started, Watch())
 
 
 @section_command(

@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        status = _say("out of memory", FAILED)
+        status = _say("out of memory; a smaller train.memory_MiB, K or BATCH takes less", FAILED)
     sys.exit(status if isinstance(status, int) else 0)
 
 

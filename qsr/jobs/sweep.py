@@ -124,12 +124,15 @@ def terminate_softly() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def attempt(start: Callable[[Sequence[Callback]], object], watch: Watch) -> Outcome:
-    """Run a training with the watch among its callbacks, and turn what ends it into an outcome."""
+def attempt(start: Callable[[Sequence[Callback]], Run], watch: Watch) -> Outcome:
+    """Run a training with the watch among its callbacks, and turn what ends it into an outcome.
+
+    A run that had ended before is not trained, and has begun all the same.
+    """
     if watch.asked():
         return Outcome()
     try:
-        start([watch])
+        run = start([watch])
     except Interrupted as stop:
         return replace(watch.found, signum=stop.signum or 0, late=stop.signum is None)
     except (ConfigError, RunFailed) as error:
@@ -140,7 +143,7 @@ def attempt(start: Callable[[Sequence[Callback]], object], watch: Watch) -> Outc
         if not is_out_of_memory(error):
             raise
         return replace(watch.found, error="out of memory")
-    return watch.found
+    return watch.found if watch.found.begun else Outcome(True, run.path)
 
 
 def in_parallel(runs: Sequence[SweepRun], launcher: Launcher) -> Iterator[tuple[int, Outcome]]:

@@ -96,6 +96,8 @@ def train(
     )
     settings = RunSettings.from_tree(given, preset)
     check_shared(settings)
+    if resume_auto and not settings.train.writes:
+        raise ConfigError(f"train.dir={settings.train.dir}: keeps nothing that --resume auto could go on with")
     if resume_auto and (found := _newest(settings)) is not None:
         path, ended = found
         if ended:

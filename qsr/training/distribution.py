@@ -298,5 +298,5 @@ def _reaching() -> Iterator[None]:
         reason = re.sub(r"^\[\S*\] ", "", str(error).strip()).splitlines() or [type(error).__name__]
         raise ProcessLost(
             f"another process of the run has ended or does not answer ({reason[0].partition('. ')[0]}); "
-            "qsr train --resume goes on from the last checkpoint"
+            "qsr train --resume RUN goes on from the last checkpoint"
         ) from error

@@ -28,7 +28,9 @@ def locked(directory: RunDirectory | None) -> Iterator[None]:
         except OSError as error:
             said = f"{error.filename or directory.path}: {reason(error)}"
             if not directory.exists():
-                raise RunFailed(f"{said}; there is no run at {directory.path}") from error
+                raise RunFailed(
+                    f"{said}; there is no run at {directory.path} (if it was moved, --resume goes on where it is)"
+                ) from error
             raise RunFailed(
                 f"{said}; when that is mended, qsr train --resume {directory.path} goes on from the last checkpoint"
             ) from error

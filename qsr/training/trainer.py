@@ -348,9 +348,7 @@ class Trainer:
         for _ in range(rewinds - self.rewinds):  # the good state may be older than earlier rewinds
             self.update_rule.slow_down()
         self.rewinds = rewinds
-        good = self._good
         self.checkpoint()  # a kill, or missing memory, must not give the rate back
-        self._good = good
         logger.warning("step %d: %s; back to step %d with half the learning rate", failed_at, problem, self.step)
 
 

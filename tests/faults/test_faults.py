@@ -173,7 +173,7 @@ def test_a_gradient_that_is_no_number_is_survived_and_kills_after_it(gradient: i
     left = RunDirectory(whole).history.read("steps")
     assert left["step"].tolist() == list(range(1, ADAM.steps + 1))
     survived = 0
-    for call in range(40 + 5 * gradient, calls, 17):
+    for call in range(40 + 5 * gradient, calls, 31):
         cut = ADAM.path(tmp_path / str(call))
         result = struck(f"nan:{gradient},kill:{tmp_path / str(call)}:{call}", *ADAM.command(tmp_path / str(call)))
         assert result.returncode == -signal.SIGKILL
@@ -185,7 +185,7 @@ def test_a_gradient_that_is_no_number_is_survived_and_kills_after_it(gradient: i
         first, second = (RunDirectory(path).read_weights() for path in (whole, cut))
         assert all(torch.equal(first[name], second[name]) for name in first)
         survived += 1
-    assert survived >= 3
+    assert survived >= 2
 
 
 def test_a_run_that_failed_for_good_can_be_looked_at_and_resumed(tmp_path: Path) -> None:
@@ -262,6 +262,15 @@ def test_a_sweep_that_is_out_of_time_goes_on_where_each_run_was(launcher: str, t
     first, second = (run_qsr(*command, cwd=tmp_path) for _ in range(2))
     assert first.returncode == 75 and first.stdout.count("  stopped") == 2, first.stderr
     assert second.returncode == 0 and "stopped" not in second.stdout, second.stderr
+    third = run_qsr(*command, cwd=tmp_path)
+    assert third.returncode == 0 and "not started" not in third.stdout
+    assert third.stdout.splitlines()[-2:] == second.stdout.splitlines()[-2:], "with their directories, also when they had ended"
     runs = sorted(file.parent for file in tmp_path.glob("runs/**/settings.json"))
     assert [RunDirectory(path).history.length("steps") for path in runs] == [2, 2]
     assert sorted(RunDirectory(path).read_settings().train.seed for path in runs) == [0, 1]
+
+
+def test_without_a_directory_there_is_nothing_to_go_on_with() -> None:
+    result = run_qsr(*["train", "--resume", "auto", "--rnn", "patch=1", "--train", "L=4", "K=16", "steps=2", "dir=<NONE>"])
+    assert result.returncode == 2
+    assert one_line(result.stderr) == "Error: train.dir=<NONE>: keeps nothing that --resume auto could go on with"
