@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import signal
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -69,11 +70,17 @@ def struck(fault: str, *words: str) -> CompletedProcess[str]:
     return run_qsr(fault, *words, cwd=ROOT, module="tests.faults.struck")
 
 
+def kept_folder() -> Path:
+    """A folder for what several tests share, until they have all ended."""
+    made = TemporaryDirectory(prefix="qsr-faults-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
 @cache
 def teacher_run() -> Path:
     """A finished run of two steps."""
-    folder = mkdtemp(prefix="qsr-teacher-")
-    run = qsr.train(None, qsr.RNN(patch=1, Nh=4), {"L": 4, "K": 16, "steps": 2, "dir": folder})
+    run = qsr.train(None, qsr.RNN(patch=1, Nh=4), {"L": 4, "K": 16, "steps": 2, "dir": str(kept_folder())})
     assert run.path is not None
     return run.path
 
@@ -81,7 +88,7 @@ def teacher_run() -> Path:
 @cache
 def undisturbed(name: str) -> tuple[Path, int]:
     """The run of a case that nothing hit, and the number of file-system calls that it took."""
-    folder = Path(mkdtemp(prefix="qsr-undisturbed-"))
+    folder = kept_folder()
     result = struck(f"calls:{folder}", *CASES[name].command(folder))
     assert result.returncode == 0, result.stderr
     return CASES[name].path(folder), int(result.stderr.splitlines()[-1])
