@@ -51,14 +51,18 @@ class Interrupted(Exception):
         signum: of the signal; None: the time was up.
         cause: the same in words.
         status: for the exit of the process.
+
+    Args:
+        resume: how to go on, where it is not `qsr train --resume`.
     """
 
-    def __init__(self, signum: int | None, directory: RunDirectory | None, resume: str = "qsr.resume") -> None:
+    def __init__(self, signum: int | None, directory: RunDirectory | None, resume: str = "") -> None:
         self.signum = signum
         self.cause = "train.max_time has passed" if signum is None else signal.Signals(signum).name
         self.status = TIME_IS_UP if signum is None else 128 + signum
         self.directory = directory
-        super().__init__(self.cause + ("" if directory is None else f"; saved in {directory.path}, go on with {resume}"))
+        how = "" if directory is None else resume or f"qsr train --resume {directory.path}"
+        super().__init__(self.cause + ("" if directory is None else f"; saved in {directory.path}, go on with {how}"))
 
 
 class Trainer:
