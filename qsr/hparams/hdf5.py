@@ -34,7 +34,7 @@ def written_hdf5(path: str | Path) -> Iterator[h5py.File]:
     It is made in memory: on a full disk libhdf5 raises whatever it was about, and cannot close the file.
 
     Raises:
-        OSError: with the name of the file, if it cannot be written.
+        OSError: if it cannot be written.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:

@@ -29,10 +29,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     temporary = _beside(target)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, target)
-        sync_directory(target.parent)
+        with _named(target):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, target)
+            sync_directory(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -48,11 +49,12 @@ def replacing_directory(path: str | Path) -> Iterator[Path]:
     temporary, previous = _beside(target), previous_of(target)
     temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        sync_directory(temporary)
+        with _named(target):
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            sync_directory(temporary)
         if target.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.replace(target, previous)
@@ -64,6 +66,16 @@ def replacing_directory(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(previous, ignore_errors=True)
         elif previous.exists():
             os.replace(previous, target)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """What a failed write does not know: an error of `write` has no file name, and users are told which file it was."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise
 
 
 def previous_of(path: Path) -> Path:

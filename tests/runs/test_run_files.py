@@ -3,6 +3,7 @@
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,3 +118,15 @@ def test_items_are_set_on_mappings_only(tmp_path: Path) -> None:
             archive.writestr(entry, ending)
     with pytest.raises(ConfigError, match="does not support item assignment"):
         read_tensors(file)
+
+
+@pytest.mark.parametrize("writing", [replacing, replacing_directory])
+def test_a_write_that_fails_names_the_file(writing: Any, tmp_path: Path) -> None:
+    """The system tells no name when a write fails, only when an opening does."""
+    read_only = os.open(__file__, os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="descriptor") as failed, writing(tmp_path / "target"):
+            os.write(read_only, b"x")
+    finally:
+        os.close(read_only)
+    assert failed.value.filename == str(tmp_path / "target") and not list(tmp_path.iterdir())
